@@ -1,0 +1,3 @@
+from .sema import MILA, SEMA
+
+__all__ = ["MILA", "SEMA"]

@@ -1,0 +1,57 @@
+"""The Mamba-like block that SEMA keeps from MILA, on channels-last maps."""
+
+from typing import Type
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from .mixers import Mixer, depthwise
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, channels: int, ratio: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(channels, ratio * channels)
+        self.fc2 = nn.Linear(ratio * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class MambaLikeBlock(nn.Module):
+    """One block of SEMA, (B, H, W, C) -> (B, H, W, C)::
+
+        x = x + CPE1(x)
+        u = LN1(x);  g = SiLU(W_gate u);  y = SiLU(DWConv3x3(W_in u))
+        x = x + DropPath(W_out(g * (mixer(y) + LePE(y))))
+        x = x + CPE2(x)
+        x = x + DropPath(MLP(LN2(x)))
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, window_size: int, drop_path: float, mixer: Type[Mixer]
+    ) -> None:
+        super().__init__()
+        self.cpe1 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm1 = nn.LayerNorm(channels)
+        self.gate_proj = nn.Linear(channels, channels)
+        self.in_proj = nn.Linear(channels, channels)
+        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.mixer = mixer(channels, num_heads, window_size)
+        self.out_proj = nn.Linear(channels, channels)
+        self.cpe2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels)
+        self.drop_path = StochasticDepth(drop_path, mode="row")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + depthwise(self.cpe1, x)
+        u = self.norm1(x)
+        gate = F.silu(self.gate_proj(u))
+        y = F.silu(depthwise(self.dwconv, self.in_proj(u)))
+        x = x + self.drop_path(self.out_proj(gate * self.mixer(y)))
+        x = x + depthwise(self.cpe2, x)
+        return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -1,0 +1,214 @@
+"""The SEMA backbone: stem, up to four stages of blocks, one LayerNorm per output."""
+
+from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
+
+import torch
+from mmengine.model import BaseModule
+from mmsema_kernels.dispatch import check_window_size
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ..registry import register_backbone
+from .block import MambaLikeBlock
+from .mixers import LinearMixer, Mixer, SEMAMixer
+
+# width C of the first stage (doubled by every further one), blocks per stage, heads per stage
+ARCHITECTURES: Dict[str, dict] = {
+    "pico": dict(embed_dims=32, depths=(1, 1, 2, 1), num_heads=(1, 2, 4, 8)),
+    "tiny": dict(embed_dims=64, depths=(2, 4, 8, 4), num_heads=(2, 4, 8, 16)),
+    "small": dict(embed_dims=64, depths=(3, 6, 21, 6), num_heads=(2, 4, 8, 16)),
+    "base": dict(embed_dims=96, depths=(3, 6, 21, 6), num_heads=(3, 6, 12, 24)),
+}
+
+
+def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> List[nn.Module]:
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels)]
+
+
+class Stem(nn.Module):
+    """(B, 3, H, W) -> (B, C, ceil(H/4), ceil(W/4)): convolutions with one residual pair, stride 4."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.conv1 = nn.Sequential(*conv_bn(3, half, 3, stride=2), nn.ReLU())
+        self.conv2 = nn.Sequential(*conv_bn(half, half, 3), nn.ReLU(), *conv_bn(half, half, 3))
+        self.conv3 = nn.Sequential(*conv_bn(half, 4 * channels, 3, stride=2), nn.ReLU(), *conv_bn(4 * channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.conv3(x + self.conv2(x))
+
+
+class Downsample(nn.Sequential):
+    """(B, C, H, W) -> (B, 2C, ceil(H/2), ceil(W/2)), between two stages."""
+
+    def __init__(self, channels: int) -> None:
+        wide = 8 * channels
+        super().__init__(
+            nn.Conv2d(channels, wide, 1),
+            nn.ReLU(),
+            nn.Conv2d(wide, wide, 3, stride=2, padding=1, groups=wide),
+            nn.ReLU(),
+            nn.Conv2d(wide, 2 * channels, 1),
+            nn.BatchNorm2d(2 * channels),
+        )
+
+
+def _parse_arch(arch: Union[str, dict]) -> Tuple[int, Sequence[int], Sequence[int]]:
+    if isinstance(arch, str):
+        if arch not in ARCHITECTURES:
+            raise ValueError(f"arch must be one of {tuple(ARCHITECTURES)} or a dict, got {arch!r}")
+        arch = ARCHITECTURES[arch]
+    elif not isinstance(arch, dict):
+        raise TypeError(f"arch must be one of {tuple(ARCHITECTURES)} or a dict, got {arch!r}")
+    keys = ("embed_dims", "depths", "num_heads")
+    if set(arch) != set(keys):
+        raise ValueError(f"arch as a dict must have exactly the keys {keys}, got {tuple(arch)}")
+    width, depths, num_heads = (arch[key] for key in keys)
+    if not isinstance(width, int) or width < 4 or width % 4:
+        raise ValueError(f"arch['embed_dims'] must be a positive multiple of 4, got {width!r}")
+    for name, values in (("depths", depths), ("num_heads", num_heads)):
+        if not isinstance(values, (list, tuple)) or not values or not all(isinstance(n, int) and n >= 1 for n in values):
+            raise ValueError(f"arch['{name}'] must be a sequence of ints >= 1, one per stage, got {values!r}")
+    if len(depths) != len(num_heads):
+        raise ValueError(f"arch['depths'] and arch['num_heads'] must have one length, got {depths!r} and {num_heads!r}")
+    for stage, heads in enumerate(num_heads):
+        if (width << stage) % heads:
+            raise ValueError(f"arch['num_heads'][{stage}] must divide the stage's width {width << stage}, got {heads}")
+    return width, depths, num_heads
+
+
+def _parse_out_indices(out_indices: Union[int, Sequence[int]], num_stages: int) -> Tuple[int, ...]:
+    indices = (out_indices,) if isinstance(out_indices, int) else out_indices
+    if not isinstance(indices, (list, tuple)) or not all(isinstance(i, int) for i in indices):
+        raise TypeError(f"out_indices must be an int or a sequence of ints, got {out_indices!r}")
+    choices = f"from {-num_stages}..{num_stages - 1}"
+    if not indices or any(not -num_stages <= i < num_stages for i in indices):
+        raise ValueError(f"out_indices must be stages {choices}, got {out_indices!r}")
+    indices = tuple(i % num_stages for i in indices)
+    if list(indices) != sorted(set(indices)):
+        raise ValueError(f"out_indices must be different stages {choices} in ascending order, got {out_indices!r}")
+    return indices
+
+
+@register_backbone
+class SEMA(BaseModule):
+    """Vision backbone whose token mixer is windowed softmax attention plus the mean of all values (arXiv 2506.08297).
+
+    ``forward`` takes images (B, 3, H, W) of any H, W >= 1 and returns a tuple with one contiguous map
+    (B, C_i, ceil(H/s_i), ceil(W/s_i)) per entry of ``out_indices``; s = 4, 8, 16, 32 and C_i = C * 2**i.
+
+    Args:
+        arch: "pico", "tiny", "small", "base", or a dict with exactly the keys ``embed_dims`` (width C of the first stage),
+            ``depths`` and ``num_heads`` (one number per stage).
+        window_size: side of the attention windows in tokens, >= 1.
+        drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this rate at the last, in [0, 1).
+        out_indices: stages whose maps are returned, ascending; negative ones count from the last. Stages and norms that no
+            output needs are not built.
+        frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
+        norm_eval: keep BatchNorm layers in eval mode (running statistics fixed) while training.
+        with_cp: recompute the blocks in backward instead of storing their activations.
+        init_cfg: mmengine's initialisation config, for instance ``dict(type='Pretrained', checkpoint=...)``.
+
+    Raises:
+        TypeError, ValueError: an argument is impossible; the message names it, its value and the choices.
+    """
+
+    mixer: Type[Mixer] = SEMAMixer
+
+    def __init__(
+        self,
+        arch: Union[str, dict] = "tiny",
+        window_size: int = 7,
+        drop_path_rate: float = 0.0,
+        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: Optional[Union[dict, List[dict]]] = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        width, depths, num_heads = _parse_arch(arch)
+        check_window_size(window_size)
+        if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate!r}")
+        self.out_indices = _parse_out_indices(out_indices, len(depths))
+        num_stages = self.out_indices[-1] + 1
+        if not isinstance(frozen_stages, int) or not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f"frozen_stages must be an int from -1..{num_stages}, got {frozen_stages!r}")
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+
+        rates = torch.linspace(0, drop_path_rate, sum(depths), dtype=torch.float64).tolist()
+        self.stem = Stem(width)
+        self.downsamples = nn.ModuleList()  # downsamples[i] stands between stages i and i + 1
+        self.stages = nn.ModuleList()
+        for stage in range(num_stages):
+            channels, first = width << stage, sum(depths[:stage])
+            if stage:
+                self.downsamples.append(Downsample(channels // 2))
+            self.stages.append(
+                nn.ModuleList(
+                    MambaLikeBlock(channels, num_heads[stage], window_size, rate, self.mixer)
+                    for rate in rates[first : first + depths[stage]]
+                )
+            )
+            if stage in self.out_indices:
+                self.add_module(f"norm{stage}", nn.LayerNorm(channels))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+        self._freeze()
+
+    def _frozen_modules(self) -> List[nn.Module]:
+        if self.frozen_stages < 0:
+            return []
+        norms = [getattr(self, f"norm{i}") for i in self.out_indices if i < self.frozen_stages]
+        return [self.stem, *self.stages[: self.frozen_stages], *self.downsamples[: max(self.frozen_stages - 1, 0)], *norms]
+
+    def _freeze(self) -> None:
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "SEMA":
+        """Set the mode of all modules that are not frozen; returns self."""
+        super().train(mode)
+        self._freeze()
+        for module in self._frozen_modules():
+            module.eval()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"x must be images of shape (B, 3, H, W), got {tuple(x.shape)}")
+        x = self.stem(x)
+        outputs = []
+        for i, blocks in enumerate(self.stages):
+            if i:
+                x = self.downsamples[i - 1](x)
+            x = x.permute(0, 2, 3, 1)  # (B, H, W, C); the convolutions inside see its channels_last view
+            x = x.contiguous()
+            for block in blocks:
+                recompute = self.with_cp and self.training and torch.is_grad_enabled()
+                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            if i in self.out_indices:
+                # contiguous NCHW: some consumers, mmcv's RoIAlign among them, misread channels_last maps
+                outputs.append(getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2).contiguous())
+            x = x.permute(0, 3, 1, 2)
+        return tuple(outputs)
+
+
+@register_backbone
+class MILA(SEMA):
+    """The same macro design and parameters with MILA's linear attention (arXiv 2405.16605), for comparison."""
+
+    mixer = LinearMixer

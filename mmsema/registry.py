@@ -1,0 +1,26 @@
+"""Registries in scope ``mmsema``, children of mmengine's: ``type='mmsema.SEMA'`` resolves without any import."""
+
+import warnings
+
+from mmengine.registry import DATASETS as ROOT_DATASETS
+from mmengine.registry import HOOKS as ROOT_HOOKS
+from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry("model", parent=ROOT_MODELS, scope="mmsema", locations=["mmsema.models"])
+DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="mmsema", locations=["mmsema.datasets"])
+HOOKS = Registry("hook", parent=ROOT_HOOKS, scope="mmsema", locations=["mmsema.engine"])
+
+
+def register_backbone(cls: type) -> type:
+    """Register under ``mmsema.<name>`` and, where the name is free, in mmengine's root under the bare name."""
+    MODELS.register_module(module=cls)
+    taken_by = ROOT_MODELS.module_dict.get(cls.__name__)
+    if taken_by is None:
+        ROOT_MODELS.register_module(module=cls)
+    else:
+        warnings.warn(
+            f"{cls.__name__!r} is already registered by {taken_by.__module__}; write type='mmsema.{cls.__name__}'",
+            stacklevel=2,
+        )
+    return cls
