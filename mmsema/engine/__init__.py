@@ -1,0 +1,3 @@
+from .launch import UsageError, test, train
+
+__all__ = ["UsageError", "test", "train"]
