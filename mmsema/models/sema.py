@@ -143,7 +143,8 @@ class SEMA(BaseModule):
         self.norm_eval = norm_eval
         self.with_cp = with_cp
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths), dtype=torch.float64).tolist()
+        blocks = sum(depths)
+        rates = [drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)]
         self.stem = Stem(width)
         self.downsamples = nn.ModuleList()  # downsamples[i] stands between stages i and i + 1
         self.stages = nn.ModuleList()
