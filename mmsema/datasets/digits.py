@@ -44,7 +44,7 @@ class Digits(BaseDataset):
                 img_shape=pixels[i].shape[:2],
                 ori_shape=pixels[i].shape[:2],
                 gt_label=int(digits.target[i]),
-                sample_idx=int(i),
+                digit=int(i),  # its number in load_digits
             )
             for i in sorted(parts[self.split == "test"])
         ]

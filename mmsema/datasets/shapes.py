@@ -105,7 +105,7 @@ def _segmentation(mask: Mask) -> Union[dict, List[List[float]]]:
     zoom = 8  # contours run through pixel centres; on a finer grid these lie close to the pixels' outer edges
     fine = np.kron(mask.astype(np.uint8), np.ones((zoom, zoom), np.uint8))
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    parts = [c for c in contours if cv2.contourArea(c) >= 2 * zoom**2]
+    parts = [c for c in contours if cv2.contourArea(c) >= 12 * zoom**2]  # without the slivers that overlaps leave
     if not parts or (hierarchy[0, :, 3] >= 0).any():
         rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         return dict(size=rle["size"], counts=rle["counts"].decode())
@@ -138,7 +138,9 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
             items[i] = (other, visible & ~mask, is_crowd)
         items.append((label, mask, crowd))
         full_areas.append(int(mask.sum()))
-        image = _paint(image, cover, _texture(rng, size, _color(rng, (110, 256), (90, 256)), _color(rng, (60, 256), (60, 256))))
+        first = _color(rng, (110, 256), (90, 256))
+        second = first + rng.uniform(0.15, 0.5) * (_color(rng, (60, 256), (60, 256)) - first)
+        image = _paint(image, cover, _texture(rng, size, first, second))
         return True
 
     full_areas: List[int] = []
@@ -160,15 +162,19 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
             break
     annotations = []
     for label, mask, crowd in items:
-        ys, xs = np.nonzero(mask)
-        x, y = int(xs.min()), int(ys.min())
+        segmentation = _uncompressed_rle(mask) if crowd else _segmentation(mask)
+        rle = segmentation
+        if not isinstance(segmentation, dict) or crowd:
+            rle = coco_mask.frPyObjects(segmentation, *size)
+        if isinstance(rle, list):
+            rle = coco_mask.merge(rle)
         annotations.append(
             dict(
                 category_id=label + 1,
-                bbox=[x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y],
-                area=int(mask.sum()),
+                bbox=coco_mask.toBbox(rle).tolist(),
+                area=int(coco_mask.area(rle)),
                 iscrowd=int(crowd),
-                segmentation=_uncompressed_rle(mask) if crowd else _segmentation(mask),
+                segmentation=segmentation,
             )
         )
     return image.clip(0, 255).astype(np.uint8), annotations
