@@ -1,18 +1,20 @@
 """Windowed attention plus the mean of all values (SEMA), on feature maps of any size.
 
-Needs torch only; imports nothing from mmsema or OpenMMLab. ``sema_attention`` is the operator,
+Needs torch, and Triton for its CUDA kernels; imports nothing from mmsema or OpenMMLab. ``sema_attention`` is the operator,
 ``mmsema_kernels.reference`` its definition.
 """
 
-from .dispatch import available_backends, sema_attention
+from .dispatch import available_backends, can_run_triton, sema_attention, sema_attention_packed
 from .reference import sema_attention_reference
 from .rope import apply_rope, expand_rope_table, rope_table
 
 __all__ = [
     "apply_rope",
     "available_backends",
+    "can_run_triton",
     "expand_rope_table",
     "rope_table",
     "sema_attention",
+    "sema_attention_packed",
     "sema_attention_reference",
 ]

@@ -1,39 +1,99 @@
 """The public operator: checks its arguments, then runs the backend that fits."""
 
 import os
+from importlib.util import find_spec
 from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from .eager import sema_attention_torch
+from .ops import window_attention, window_attention_packed
 from .reference import sema_attention_reference
 
-BACKENDS = {"reference": sema_attention_reference, "torch": sema_attention_torch}
+BACKENDS = ("triton", "torch", "reference")
 ENVIRONMENT_VARIABLE = "MMSEMA_KERNEL"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+OLDEST_TRITON = (3, 2)
 
 
 def available_backends() -> Tuple[str, ...]:
-    """Names that ``backend=`` and the environment variable MMSEMA_KERNEL accept."""
-    return tuple(BACKENDS)
+    """Names that ``backend=`` and the environment variable MMSEMA_KERNEL accept besides "auto"."""
+    return BACKENDS
 
 
-def _choose_backend(requested: Optional[str]) -> str:
+@torch.compiler.assume_constant_result
+def _no_triton_on(device: str) -> str:
+    """Why Triton cannot run on ``device``, a name such as "cuda:0"; empty where it can."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    from triton import __version__
+
+    if tuple(map(int, __version__.split(".")[:2])) < OLDEST_TRITON:
+        return f"Triton {__version__} is older than {'.'.join(map(str, OLDEST_TRITON))}"
+    if device == "cpu":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return "" if interpreted else "on the CPU it runs only in Triton's interpreter: set TRITON_INTERPRET=1"
+    if not device.startswith("cuda"):
+        return f"there are kernels for CUDA devices only, not for {device}"
+    capability = torch.cuda.get_device_capability(device)
+    return "" if capability >= (8, 0) else f"compute capability {capability[0]}.{capability[1]} is below 8.0"
+
+
+def can_run_triton(v: Tensor, window_size: int, scale: float, rope: Optional[Tensor] = None) -> Tuple[bool, str]:
+    """Whether the Triton kernels can take values of shape (B, H, W, heads, d), and why not if they cannot."""
+    B, H, W, heads, d = v.shape
+    reason = _no_triton_on(str(v.device))
+    if reason:
+        pass
+    elif v.dtype == torch.float64:
+        reason = "there are no kernels for float64"
+    elif v.dtype == torch.bfloat16 and v.device.type == "cpu":
+        reason = "Triton's interpreter multiplies bfloat16 wrongly"
+    elif window_size > 8:
+        reason = f"a window holds at most 8 x 8 tokens, got window_size={window_size}"
+    elif d not in (16, 32, 64):
+        reason = f"a head must have 16, 32 or 64 channels, got {d}"
+    elif d == 64 and v.dtype == torch.float32:
+        reason = "with 64 channels per head in float32 the kernels run out of registers"
+    elif not scale > 0:
+        reason = f"scale must be positive, got {scale}"
+    elif rope is not None and rope.requires_grad:
+        reason = "the kernels give no gradient for rope"
+    elif B > 65535 or H > 65535 or 2 * window_size * W * heads * d >= 2**31:
+        reason = f"the map is too large: {tuple(v.shape)}"
+    return not reason, reason
+
+
+def _is_exporting() -> bool:
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(is_exporting and is_exporting())
+
+
+def _choose_backend(requested: Optional[str], v: Tensor, window_size: int, scale: float, rope: Optional[Tensor]) -> str:
+    """The backend asked for by argument, else by the environment variable; "auto" takes Triton on CUDA where it can run."""
     source, name = "backend", requested
     if name is None:
         source, name = ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name == "auto":
-        return "torch"
+        triton = v.is_cuda and not _is_exporting() and can_run_triton(v, window_size, scale, rope)[0]
+        return "triton" if triton else "torch"
     if name not in BACKENDS:
         raise ValueError(f"{source} must be one of {('auto', *BACKENDS)}, got {name!r}")
+    if name == "triton":
+        possible, reason = can_run_triton(v, window_size, scale, rope)
+        if not possible:
+            raise RuntimeError(f"{source} is 'triton', which cannot run here: {reason}")
     return name
 
 
-def _autocast_dtype(device_type: str) -> Optional[torch.dtype]:
-    if device_type == "cpu":
-        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+def _autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
+    """Cast to autocast's dtype where it is on."""
+    if maps[0].device.type == "cpu":
+        dtype = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    else:
+        dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return maps if dtype is None else tuple(t.to(dtype) for t in maps)
 
 
 def check_window_size(window_size: int) -> None:
@@ -42,6 +102,36 @@ def check_window_size(window_size: int) -> None:
         raise TypeError(f"window_size must be an int >= 1, got {window_size!r}")
     if window_size < 1:
         raise ValueError(f"window_size must be an int >= 1, got {window_size}")
+
+
+def _prepare(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: int,
+    scale: Optional[float],
+    rope: Optional[Tensor],
+    backend: Optional[str],
+) -> Tuple[str, float]:
+    """Check the arguments of :func:`sema_attention` and choose: the backend's name and the scale."""
+    check_window_size(window_size)
+    for name, t in (("q", q), ("k", k), ("v", v)):
+        if t.ndim != 5:
+            raise ValueError(f"{name} must have shape (B, H, W, heads, d), got {tuple(t.shape)}")
+        if t.dtype not in DTYPES:
+            raise TypeError(f"{name} must be of dtype {', '.join(map(str, DTYPES))}, got {t.dtype}")
+    if not q.shape == k.shape == v.shape:
+        raise ValueError(f"q, k and v must have one shape, got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
+    B, H, W, heads, d = q.shape
+    if min(H, W, heads, d) < 1:
+        raise ValueError(f"H, W, heads and d must be >= 1, got q of shape {tuple(q.shape)}")
+    if rope is not None and tuple(rope.shape) != (2, window_size, heads * d // 4):
+        raise ValueError(f"rope must be rope_table({window_size}, {heads * d}) of shape "
+                         f"{(2, window_size, heads * d // 4)}, got {tuple(rope.shape)}")  # fmt: skip
+    scale = d**-0.5 if scale is None else scale
+    return _choose_backend(backend, v, window_size, scale, rope), scale
 
 
 def sema_attention(
@@ -78,25 +168,46 @@ def sema_attention(
         TypeError: an argument has the wrong type, or the dtypes differ.
         ValueError: an argument has an impossible value; the message names it, its value and the choices.
     """
-    check_window_size(window_size)
-    for name, t in (("q", q), ("k", k), ("v", v)):
-        if t.ndim != 5:
-            raise ValueError(f"{name} must have shape (B, H, W, heads, d), got {tuple(t.shape)}")
-        if t.dtype not in DTYPES:
-            raise TypeError(f"{name} must be of dtype {', '.join(map(str, DTYPES))}, got {t.dtype}")
-    if not q.shape == k.shape == v.shape:
-        raise ValueError(f"q, k and v must have one shape, got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
-    B, H, W, heads, d = q.shape
-    if min(H, W, heads, d) < 1:
-        raise ValueError(f"H, W, heads and d must be >= 1, got q of shape {tuple(q.shape)}")
-    if rope is not None and tuple(rope.shape) != (2, window_size, heads * d // 4):
-        raise ValueError(f"rope must be rope_table({window_size}, {heads * d}) of shape "
-                         f"{(2, window_size, heads * d // 4)}, got {tuple(rope.shape)}")  # fmt: skip
-    dtype = _autocast_dtype(q.device.type)
-    if dtype is not None:
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
-    if not q.dtype == k.dtype == v.dtype:
-        raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    run = BACKENDS[_choose_backend(backend)]
+    q, k, v = _autocast(q, k, v)
+    name, scale = _prepare(q, k, v, window_size, scale, rope, backend)
     with torch.autocast(q.device.type, enabled=False):  # the backends choose their own precision
-        return run(q, k, v, window_size, scale=d**-0.5 if scale is None else scale, rope=rope)
+        if name == "triton":
+            heads, d = v.shape[-2:]
+            q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)  # (B, H, W, C)
+            return window_attention(q, k, v, rope, heads, window_size, scale).unflatten(-1, (heads, d))
+        run = sema_attention_torch if name == "torch" else sema_attention_reference
+        return run(q, k, v, window_size, scale=scale, rope=rope)
+
+
+def sema_attention_packed(
+    qk: Tensor,
+    v: Tensor,
+    num_heads: int,
+    window_size: int = 7,
+    *,
+    scale: Optional[float] = None,
+    rope: Optional[Tensor] = None,
+    backend: Optional[str] = None,
+) -> Tensor:
+    """:func:`sema_attention` of q and k side by side, as one projection gives them.
+
+    The Triton backend then also writes their gradients side by side, where autograd would copy both into one map.
+
+    Args:
+        qk: (B, H, W, 2C), q in the first C channels.
+        v: (B, H, W, C), of ``num_heads`` heads.
+        window_size, scale, rope, backend: as in :func:`sema_attention`.
+
+    Returns:
+        Tensor of shape (B, H, W, C).
+    """
+    if num_heads < 1 or v.ndim != 4 or v.shape[-1] % num_heads:
+        raise ValueError(f"v must have shape (B, H, W, C), C a multiple of num_heads={num_heads}, got {tuple(v.shape)}")
+    if qk.shape != (*v.shape[:-1], 2 * v.shape[-1]):
+        raise ValueError(f"qk must have twice the channels of v, got {tuple(qk.shape)} and {tuple(v.shape)}")
+    qk, v = _autocast(qk, v)
+    maps = [t.unflatten(-1, (num_heads, -1)) for t in (*qk.chunk(2, -1), v)]  # (B, H, W, heads, d) each
+    name, scale = _prepare(*maps, window_size, scale, rope, backend)
+    if name == "triton":
+        return window_attention_packed(qk, v, rope, num_heads, window_size, scale)
+    return sema_attention(*maps, window_size, scale=scale, rope=rope, backend=name).flatten(-2)

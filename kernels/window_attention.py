@@ -16,11 +16,13 @@ from torch import Tensor
 from .token_mean import token_mean
 
 LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
 
-# One warp has 32 lanes; a (64, 32) tile on two of them is 32 values a thread. Chosen by counting the instructions, registers
-# and spills of compiled kernels (tests/kernels/compiled_kernels.csv), not by timing.
+# Chosen by counting instructions, registers and spills of compiled kernels (tests/kernels/compiled_kernels.csv), not by timing.
 NUM_WARPS = 2
-MAX_HEADS_PER_PROGRAM = 2  # forward only: the address arithmetic is shared between heads
+# (bytes of a number, head dim) -> heads of one forward program; two share the address arithmetic where registers allow it.
+# The backward takes one head. float32 with 64 channels is absent: it spills most of what it computes.
+FORWARD_HEADS = {(2, 16): 2, (2, 32): 2, (2, 64): 1, (4, 16): 1, (4, 32): 1}
 
 
 @triton.jit
@@ -39,25 +41,61 @@ def _locate(H, W, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.const
 
 
 @triton.jit
-def _angles(rope, row, col, head, HEADS: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr):
+def _angles(
+    rope, scale, row, col, head, HEADS: tl.constexpr, D: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr
+):
     """Cosines and sines of one head's channel pairs at the window's tokens, (TOKENS, D/2) each, float32.
 
-    The first C/4 pairs of all C channels turn with the row, the others with the column; a head may hold both kinds.
+    The first C/4 pairs of all C channels turn with the row, the others with the column; a head may hold both kinds. Both are
+    multiplied by sqrt(scale * log2(e)): the scores of q and k turned with them are ready for exp2. (A factor known at run
+    time also keeps the compiler from turning q and k again in every layout that a product wants them in.)
     """
-    QUARTER: tl.constexpr = HEADS * D // 4
-    pair = head * (D // 2) + tl.arange(0, D // 2)
-    by_row = (pair < QUARTER)[None, :]
-    row = tl.minimum(row, WINDOW - 1)  # the slots past w * w have rows past the table's end
-    position = tl.where(by_row, row[:, None], col[:, None])
-    index = position * QUARTER + tl.where(by_row, pair[None, :], pair[None, :] - QUARTER)
-    return tl.load(rope + index), tl.load(rope + WINDOW * QUARTER + index)
+    root = tl.sqrt_rn(scale * LOG2_E)
+    if rope is None:
+        cos = tl.zeros((TOKENS, D // 2), tl.float32) + root
+        sin = tl.zeros((TOKENS, D // 2), tl.float32)
+    else:
+        QUARTER: tl.constexpr = HEADS * D // 4
+        pair = head * (D // 2) + tl.arange(0, D // 2)
+        by_row = (pair < QUARTER)[None, :]
+        row = tl.minimum(row, WINDOW - 1)  # the slots past w * w have rows past the table's end
+        position = tl.where(by_row, row[:, None], col[:, None])
+        index = position * QUARTER + tl.where(by_row, pair[None, :], pair[None, :] - QUARTER)
+        cos = tl.load(rope + index) * root
+        sin = tl.load(rope + WINDOW * QUARTER + index) * root
+    return cos, sin
 
 
 @triton.jit
-def _rotate(x, cos, sin):
-    """Turn the neighbouring channel pairs of x (TOKENS, D), in float32."""
-    even, odd = tl.split(tl.reshape(x.to(tl.float32), (x.shape[0], x.shape[1] // 2, 2)))
-    return tl.interleave(even * cos - odd * sin, even * sin + odd * cos)
+def _turn(even, odd, cos, sin):
+    """Rotate channel pairs, given as the even and the odd channels, (TOKENS, D/2) each."""
+    return even * cos - odd * sin, even * sin + odd * cos
+
+
+@triton.jit
+def _load_turned(x, real, cos, sin):
+    """Load a (TOKENS, D) tile of q or k and turn it in float32: even and odd channels apart, (TOKENS, D/2) each."""
+    x = tl.load(x, mask=real[:, None], other=0.0)
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
+    even, odd = _turn(even.to(tl.float32), odd.to(tl.float32), cos, sin)
+    return even.to(x.dtype), odd.to(x.dtype)
+
+
+@triton.jit
+def _weights(q_even, q_odd, k_even, k_odd, real, PRECISION: tl.constexpr):
+    """exp2(q k^T - row maximum), (TOKENS, TOKENS), and its row sums. Columns without a token are 0.
+
+    The order of the channels does not matter to q k^T, so even and odd ones are never put together again.
+    """
+    if q_even.shape[1] < 16:  # tl.dot sums over 16 channels or more
+        q, k = tl.interleave(q_even, q_odd), tl.interleave(k_even, k_odd)
+        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    else:
+        s = tl.dot(q_even, tl.trans(k_even), input_precision=PRECISION)
+        s = tl.dot(q_odd, tl.trans(k_odd), s, input_precision=PRECISION)
+    s = tl.where(real[None, :], s, float("-inf"))
+    p = tl.exp2(s - tl.max(s, 1)[:, None])
+    return p, tl.sum(p, 1)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -99,18 +137,12 @@ def forward_kernel(
     for i in tl.static_range(HEADS_PER_PROGRAM):
         head = tl.program_id(0) % PROGRAMS * HEADS_PER_PROGRAM + i
         channel = head * D + tl.arange(0, D)
-        qt = tl.load(q + token[:, None] * q_stride + channel[None, :], mask=real[:, None], other=0.0)
-        kt = tl.load(k + token[:, None] * k_stride + channel[None, :], mask=real[:, None], other=0.0)
+        cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)
+        q_even, q_odd = _load_turned(q + token[:, None] * q_stride + channel[None, :], real, cos, sin)
+        k_even, k_odd = _load_turned(k + token[:, None] * k_stride + channel[None, :], real, cos, sin)
         vt = tl.load(v + token[:, None] * v_stride + channel[None, :], mask=real[:, None], other=0.0)
-        if rope is not None:
-            cos, sin = _angles(rope, row, col, head, HEADS, D, WINDOW)
-            qt = _rotate(qt, cos, sin).to(qt.dtype)
-            kt = _rotate(kt, cos, sin).to(kt.dtype)
-        s = tl.dot(qt, tl.trans(kt), input_precision=PRECISION)
-        s = tl.where(real[None, :], s, float("-inf"))
-        s_max = tl.max(s, 1) * (scale * LOG2_E)
-        p = tl.exp2(s * (scale * LOG2_E) - s_max[:, None])
-        o = tl.dot(p.to(vt.dtype), vt, input_precision=PRECISION) / tl.sum(p, 1)[:, None]
+        p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
+        o = tl.dot(p.to(vt.dtype), vt, input_precision=PRECISION) * (1 / total)[:, None]
         o += tl.load(mean + channel)[None, :]
         tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], o.to(vt.dtype), mask=real[:, None])
 
@@ -154,33 +186,37 @@ def backward_kernel(
     head = tl.program_id(0) % HEADS
     channel = head * D + tl.arange(0, D)
     mask = real[:, None]
-    qt = tl.load(q + first * q_stride + token[:, None] * q_stride + channel[None, :], mask=mask, other=0.0)
-    kt = tl.load(k + first * k_stride + token[:, None] * k_stride + channel[None, :], mask=mask, other=0.0)
-    vt = tl.load(v + first * v_stride + token[:, None] * v_stride + channel[None, :], mask=mask, other=0.0)
-    gt = tl.load(grad + first * grad_stride + token[:, None] * grad_stride + channel[None, :], mask=mask, other=0.0)
-    if rope is not None:
-        cos, sin = _angles(rope, row, col, head, HEADS, D, WINDOW)
-        qt = _rotate(qt, cos, sin).to(qt.dtype)
-        kt = _rotate(kt, cos, sin).to(kt.dtype)
-    s = tl.dot(qt, tl.trans(kt), input_precision=PRECISION)
-    s = tl.where(real[None, :], s, float("-inf"))
-    s_max = tl.max(s, 1) * (scale * LOG2_E)
-    p = tl.exp2(s * (scale * LOG2_E) - s_max[:, None])
-    p = p * (1 / tl.sum(p, 1))[:, None]
+    q += first * q_stride + token[:, None] * q_stride + channel[None, :]
+    k += first * k_stride + token[:, None] * k_stride + channel[None, :]
+    v += first * v_stride + token[:, None] * v_stride + channel[None, :]
+    grad += first * grad_stride + token[:, None] * grad_stride + channel[None, :]
+    cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)
+    q_even, q_odd = _load_turned(q, real, cos, sin)
+    k_even, k_odd = _load_turned(k, real, cos, sin)
+    gt = tl.load(grad, mask=mask, other=0.0)
+
+    p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
+    p *= (1 / total)[:, None]
     dv = tl.dot(tl.trans(p.to(gt.dtype)), gt, input_precision=PRECISION)
     dv += tl.load(grad_mean + tl.program_id(2) * C + channel)[None, :]
-    tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(vt.dtype), mask=mask)
+    tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(gt.dtype), mask=mask)
+
+    vt = tl.load(v, mask=mask, other=0.0)  # as late as this, for the registers' sake
     dp = tl.dot(gt, tl.trans(vt), input_precision=PRECISION)
     delta = tl.sum(p * dp, 1)
-    ds = (p * (dp * scale - (delta * scale)[:, None])).to(qt.dtype)
-    dq = tl.dot(ds, kt, input_precision=PRECISION)
-    dk = tl.dot(tl.trans(ds), qt, input_precision=PRECISION)
-    if rope is not None:
-        dq = _rotate(dq, cos, -sin)
-        dk = _rotate(dk, cos, -sin)
+    # q and k carry sqrt(scale * log2(e)) each, and so do cos and sin, which turn dq and dk back: ln(2) restores the scale
+    ds = (p * (dp * LN_2 - (delta * LN_2)[:, None])).to(gt.dtype)
+    dst = tl.trans(ds)
+    cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)  # again, likewise
     grad_qk += first * (2 * C) + token[:, None] * (2 * C) + channel[None, :]
-    tl.store(grad_qk, dq.to(qt.dtype), mask=mask)
-    tl.store(grad_qk + C, dk.to(kt.dtype), mask=mask)
+    even = tl.dot(ds, k_even, input_precision=PRECISION)
+    odd = tl.dot(ds, k_odd, input_precision=PRECISION)
+    even, odd = _turn(even, odd, cos, -sin)
+    tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=mask)
+    even = tl.dot(dst, q_even, input_precision=PRECISION)
+    odd = tl.dot(dst, q_odd, input_precision=PRECISION)
+    even, odd = _turn(even, odd, cos, -sin)
+    tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=mask)
 
 
 def tile_tokens(window_size: int) -> int:
@@ -188,8 +224,10 @@ def tile_tokens(window_size: int) -> int:
     return max(16, triton.next_power_of_2(window_size**2))
 
 
-def heads_per_program(num_heads: int) -> int:
-    return MAX_HEADS_PER_PROGRAM if num_heads % MAX_HEADS_PER_PROGRAM == 0 else 1
+def forward_heads(dtype: torch.dtype, num_heads: int, d: int) -> int:
+    """Heads of one forward program: as FORWARD_HEADS says where that divides ``num_heads``, else one."""
+    heads = FORWARD_HEADS[dtype.itemsize, d]
+    return heads if num_heads % heads == 0 else 1
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -215,7 +253,9 @@ def check_num_warps(num_warps: int, device: torch.device) -> None:
 def _as_tokens(x: Tensor) -> Tuple[Tensor, int]:
     """A (B, H, W, C) map whose tokens lie one stride apart, and that stride; copied where its strides allow no such view."""
     B, H, W, C = x.shape
-    stride = next((x.stride(i) for i, n in ((2, W), (1, H), (0, B)) if n > 1), C)  # for W = 1 the rows are a token apart
+    stride = next(
+        (x.stride(i) for i, n in ((2, W), (1, H), (0, B)) if n > 1), C
+    )  # for W = 1 the rows are a token apart
     expected = (H * W * stride, W * stride, stride, 1)
     if all(n == 1 or s == e for n, s, e in zip(x.shape, x.stride(), expected, strict=True)) and C <= stride <= 2 * C:
         return x, stride
@@ -245,7 +285,7 @@ def window_attention_forward(
         return out
     check_num_warps(NUM_WARPS, v.device)
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
-    heads = heads_per_program(num_heads)
+    heads = forward_heads(v.dtype, num_heads, C // num_heads)
     grid = (num_heads // heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
     with torch.cuda.device_of(v):
         mean = token_mean(v, v_stride)
@@ -257,7 +297,14 @@ def window_attention_forward(
 
 
 def window_attention_backward(
-    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], grad: Tensor, num_heads: int, window_size: int, scale: float
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rope: Optional[Tensor],
+    num_heads: int,
+    window_size: int,
+    scale: float,
 ) -> Tuple[Tensor, Tensor]:
     """grad, q, k, v: (B, H, W, C) -> gradient of q and k side by side, (B, H, W, 2C), and of v, (B, H, W, C)."""
     B, H, W, C = v.shape

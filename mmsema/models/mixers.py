@@ -2,7 +2,7 @@
 
 import torch
 import torch.nn.functional as F
-from mmsema_kernels import apply_rope, expand_rope_table, rope_table, sema_attention
+from mmsema_kernels import apply_rope, expand_rope_table, rope_table, sema_attention_packed
 from torch import Tensor, nn
 
 
@@ -36,9 +36,9 @@ class SEMAMixer(Mixer):
         super().__init__(channels, num_heads, window_size)
         self.register_buffer("rope", rope_table(window_size, channels), persistent=False)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (q, k, v))  # (B, H, W, heads, d)
-        return sema_attention(q, k, v, self.window_size, rope=self.rope).flatten(-2)
+    def forward(self, x: Tensor) -> Tensor:  # q and k stay side by side, as the kernels take them
+        attention = sema_attention_packed(self.qk_proj(x), x, self.num_heads, self.window_size, rope=self.rope)
+        return attention + depthwise(self.lepe, x)
 
 
 class LinearMixer(Mixer):

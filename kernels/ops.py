@@ -1,0 +1,90 @@
+"""``mmsema::`` operators of window attention for autograd and torch.compile. Triton is imported when a kernel first runs."""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? rope, int num_heads, int window_size, float scale"
+_library = torch.library.Library("mmsema", "FRAGMENT")
+_library.define(f"window_attention({_ARGUMENTS}) -> Tensor")
+_library.define(f"window_attention_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)")
+
+
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float
+) -> Tensor:
+    from .window_attention import window_attention_forward
+
+    return window_attention_forward(q, k, v, rope, num_heads, window_size, scale)
+
+
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rope: Optional[Tensor],
+    num_heads: int,
+    window_size: int,
+    scale: float,
+) -> Tuple[Tensor, Tensor]:
+    from .window_attention import window_attention_backward
+
+    return window_attention_backward(grad, q, k, v, rope, num_heads, window_size, scale)
+
+
+def _fake_forward(q, k, v, rope, num_heads, window_size, scale):
+    return v.new_empty(v.shape)
+
+
+def _fake_backward(grad, q, k, v, rope, num_heads, window_size, scale):
+    B, H, W, C = v.shape
+    return v.new_empty((B, H, W, 2 * C)), v.new_empty((B, H, W, C))
+
+
+for _device in ("CPU", "CUDA"):  # on the CPU, Triton's interpreter
+    _library.impl("window_attention", _forward, _device)
+    _library.impl("window_attention_backward", _backward, _device)
+# torch 2.1 to 2.3 call it impl_abstract
+_register_fake = getattr(torch.library, "register_fake", None) or torch.library.impl_abstract
+_register_fake("mmsema::window_attention", _fake_forward)
+_register_fake("mmsema::window_attention_backward", _fake_backward)
+
+
+class _WindowAttention(torch.autograd.Function):
+    """Saves its inputs only. With ``k`` None, ``q`` holds q and k side by side, and so does its gradient."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, rope, num_heads, window_size, scale):
+        ctx.save_for_backward(q, k, v, rope)
+        ctx.arguments = num_heads, window_size, scale
+        if k is None:
+            q, k = q.chunk(2, -1)
+        return torch.ops.mmsema.window_attention(q, k, v, rope, num_heads, window_size, scale)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        q, k, v, rope = ctx.saved_tensors
+        packed = k is None
+        if packed:
+            q, k = q.chunk(2, -1)
+        grad_qk, grad_v = torch.ops.mmsema.window_attention_backward(grad, q, k, v, rope, *ctx.arguments)
+        grad_q, grad_k = (grad_qk, None) if packed else grad_qk.chunk(2, -1)
+        return grad_q, grad_k, grad_v, None, None, None, None
+
+
+def window_attention(
+    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float
+) -> Tensor:
+    """Differentiable window attention plus mean on (B, H, W, C) maps -> (B, H, W, C)."""
+    return _WindowAttention.apply(q, k, v, rope, num_heads, window_size, scale)
+
+
+def window_attention_packed(
+    qk: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float
+) -> Tensor:
+    """The same with q and k side by side, (B, H, W, 2C): their gradient comes as one such map."""
+    return _WindowAttention.apply(qk, None, v, rope, num_heads, window_size, scale)
