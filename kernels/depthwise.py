@@ -1,0 +1,196 @@
+"""The 3x3 depthwise convolutions of a block together with what the block does next, on channels-last maps.
+
+``conv`` is ``nn.Conv2d(C, C, 3, padding=1, groups=C)`` on maps (B, H, W, C), any H, W >= 1, with its weight
+(C, 1, 3, 3) and bias (C). Maps are float16, bfloat16, float32 or float64, of one dtype and any strides; under autocast they are cast
+to its dtype, as conv's would be. Weight and bias may be wider: they are rounded to the maps' dtype, and their gradients
+keep their own. ``backend`` is that of :func:`mmsema_kernels.sema_attention`.
+"""
+
+from typing import Callable, Optional, Tuple, Type
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .launch import autocast, choose_backend, no_triton_on, register
+
+
+def depthwise_residual(x: Tensor, weight: Tensor, bias: Tensor, *, backend: Optional[str] = None) -> Tensor:
+    """x + conv(x), (B, H, W, C) -> (B, H, W, C)."""
+    (x,) = autocast(x)
+    return _run(_Residual, _residual, backend, weight, bias, x=x)
+
+
+def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: Optional[str] = None) -> Tensor:
+    """silu(conv(x)), (B, H, W, C) -> (B, H, W, C)."""
+    (x,) = autocast(x)
+    return _run(_SiLU, _silu, backend, weight, bias, x=x)
+
+
+def lepe_gate(
+    attention: Tensor, v: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, backend: Optional[str] = None
+) -> Tensor:
+    """gate * (attention + conv(v)); all maps and the result are (B, H, W, C)."""
+    v, attention, gate = autocast(v, attention, gate)
+    return _run(_LePEGate, _lepe_gate, backend, weight, bias, v=v, attention=attention, gate=gate)
+
+
+def why_not_triton(x: Tensor) -> str:
+    """Why the Triton kernels cannot take a map of shape (B, H, W, C); empty if they can."""
+    B, H, W, C = x.shape
+    reason = no_triton_on(str(x.device))
+    if reason:
+        return reason
+    if x.dtype == torch.float64:
+        return "there are no kernels for float64"
+    if C % 16:
+        return f"the number of channels must be a multiple of 16, got {C}"
+    if B > 65535 or H > 65535 or W * C >= 2**31:
+        return f"the map is too large: {tuple(x.shape)}"
+    return ""
+
+
+def _run(
+    function: Type[torch.autograd.Function],
+    definition: Callable,
+    backend: Optional[str],
+    weight: Tensor,
+    bias: Tensor,
+    **maps: Tensor,
+) -> Tensor:
+    name, x = next(iter(maps.items()))
+    if x.ndim != 4 or min(x.shape[1:]) < 1:
+        raise ValueError(f"{name} must have shape (B, H, W, C) with H, W, C >= 1, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be of a floating-point dtype, got {x.dtype}")
+    for other, t in maps.items():
+        if t.shape != x.shape:
+            raise ValueError(f"{other} must have the shape of {name}, {tuple(x.shape)}, got {tuple(t.shape)}")
+        if t.dtype != x.dtype:
+            raise TypeError(f"{other} must have the dtype of {name}, {x.dtype}, got {t.dtype}")
+    C = x.shape[-1]
+    if weight.shape != (C, 1, 3, 3) or bias.shape != (C,):
+        raise ValueError(f"weight and bias must have shapes {(C, 1, 3, 3)} and {(C,)}, got "
+                         f"{tuple(weight.shape)} and {tuple(bias.shape)}")  # fmt: skip
+    backend = choose_backend(backend, x.device, lambda: why_not_triton(x))
+    with torch.autocast(x.device.type, enabled=False):
+        if backend == "triton":
+            return function.apply(weight, bias, *maps.values())
+        weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+        if backend == "torch":
+            return definition(weight, bias, *maps.values())
+        wide = torch.promote_types(x.dtype, torch.float32)
+        return definition(*(t.to(wide) for t in (weight, bias, *maps.values()))).to(x.dtype)
+
+
+# The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution.
+
+
+def _conv(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, H, W, C); the permuted map is in PyTorch's channels_last format, so nothing is copied."""
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=x.shape[-1]).permute(0, 2, 3, 1)
+
+
+def _residual(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    return x + _conv(weight, bias, x)
+
+
+def _silu(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+    return F.silu(_conv(weight, bias, x))
+
+
+def _lepe_gate(weight: Tensor, bias: Tensor, v: Tensor, attention: Tensor, gate: Tensor) -> Tensor:
+    return gate * (attention + _conv(weight, bias, v))
+
+
+# The Triton path: one operator of torch.ops.mmsema per launch. Triton is imported when one first runs.
+
+
+def _kernel(name: str) -> Callable:
+    def run(*args):
+        from . import depthwise_kernels
+
+        return getattr(depthwise_kernels, name)(*args)
+
+    return run
+
+
+def _fake_map(weight, bias, x, *maps):
+    return x.new_empty(x.shape)
+
+
+def _fake_two_maps(weight, bias, x, *maps):
+    return x.new_empty(x.shape), x.new_empty(x.shape)
+
+
+def _fake_backward(weight, x, grad, residual):
+    return x.new_empty(x.shape), x.new_empty((10, x.shape[-1]), dtype=torch.float32)
+
+
+_CONV = "Tensor weight, Tensor bias, Tensor x"
+register(f"depthwise_residual({_CONV}) -> Tensor", _kernel("residual"), _fake_map)
+register(f"depthwise_silu({_CONV}) -> Tensor", _kernel("silu"), _fake_map)
+register(f"depthwise_silu_backward({_CONV}, Tensor grad) -> Tensor", _kernel("silu_backward"), _fake_map)
+register(f"lepe_gate({_CONV}, Tensor attention, Tensor gate) -> Tensor", _kernel("lepe_gate"), _fake_map)
+register(
+    f"lepe_gate_backward({_CONV}, Tensor attention, Tensor gate, Tensor grad) -> (Tensor, Tensor)",
+    _kernel("lepe_gate_backward"),
+    _fake_two_maps,
+)
+register(
+    "depthwise_backward(Tensor weight, Tensor x, Tensor grad, bool residual) -> (Tensor, Tensor)",
+    _kernel("backward"),
+    _fake_backward,
+)
+
+
+def _conv_grads(weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor, residual: bool) -> Tuple[Tensor, Tensor, Tensor]:
+    """Gradients of weight, bias and x from that of conv(x), or of x + conv(x)."""
+    grad_x, sums = torch.ops.mmsema.depthwise_backward(weight, x, grad, residual)
+    return sums[:9].t().reshape(weight.shape).to(weight.dtype), sums[9].to(bias.dtype), grad_x
+
+
+class _Residual(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight, bias, x):
+        ctx.save_for_backward(weight, bias, x)
+        return torch.ops.mmsema.depthwise_residual(weight, bias, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        weight, bias, x = ctx.saved_tensors
+        return _conv_grads(weight, bias, x, grad, True)
+
+
+class _SiLU(torch.autograd.Function):
+    """Saves its input only: the convolution runs again in backward."""
+
+    @staticmethod
+    def forward(ctx, weight, bias, x):
+        ctx.save_for_backward(weight, bias, x)
+        return torch.ops.mmsema.depthwise_silu(weight, bias, x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        weight, bias, x = ctx.saved_tensors
+        grad = torch.ops.mmsema.depthwise_silu_backward(weight, bias, x, grad)
+        return _conv_grads(weight, bias, x, grad, False)
+
+
+class _LePEGate(torch.autograd.Function):
+    """Saves its inputs only: the convolution runs again in backward. attention and conv(v) have one gradient."""
+
+    @staticmethod
+    def forward(ctx, weight, bias, v, attention, gate):
+        ctx.save_for_backward(weight, bias, v, attention, gate)
+        return torch.ops.mmsema.lepe_gate(weight, bias, v, attention, gate)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        weight, bias, v, attention, gate = ctx.saved_tensors
+        grad_sum, grad_gate = torch.ops.mmsema.lepe_gate_backward(weight, bias, v, attention, gate, grad)
+        return *_conv_grads(weight, bias, v, grad_sum, False), grad_sum, grad_gate

@@ -1,0 +1,91 @@
+"""What the operators of this package share: which backend runs and why, autocast, registration with PyTorch.
+
+Importing this file needs torch only, 2.1 or newer.
+"""
+
+import os
+from importlib.util import find_spec
+from typing import Callable, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+BACKENDS = ("triton", "torch", "reference")
+ENVIRONMENT_VARIABLE = "MMSEMA_KERNEL"
+OLDEST_TRITON = (3, 2)
+
+_library = torch.library.Library("mmsema", "FRAGMENT")
+
+
+@torch.compiler.assume_constant_result
+def no_triton_on(device: str) -> str:
+    """Why Triton cannot run on ``device``, a name such as "cuda:0"; empty where it can."""
+    if find_spec("triton") is None:
+        return "Triton is not installed"
+    from triton import __version__
+
+    if tuple(map(int, __version__.split(".")[:2])) < OLDEST_TRITON:
+        return f"Triton {__version__} is older than {'.'.join(map(str, OLDEST_TRITON))}"
+    if device == "cpu":
+        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+        return "" if interpreted else "on the CPU it runs only in Triton's interpreter: set TRITON_INTERPRET=1"
+    if not device.startswith("cuda"):
+        return f"there are kernels for CUDA devices only, not for {device}"
+    capability = torch.cuda.get_device_capability(device)
+    return "" if capability >= (8, 0) else f"compute capability {capability[0]}.{capability[1]} is below 8.0"
+
+
+def _is_exporting() -> bool:
+    is_exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(is_exporting and is_exporting())
+
+
+def choose_backend(requested: Optional[str], device: torch.device, why_not_triton: Callable[[], str]) -> str:
+    """The backend asked for by argument, else by the environment variable; "auto" is Triton on CUDA where it can run.
+
+    ``why_not_triton`` says why the kernels cannot take the arguments; empty if they can. A backend asked for by name
+    either runs or raises.
+    """
+    source, name = "backend", requested
+    if name is None:
+        source, name = ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    if name == "auto":
+        return "triton" if device.type == "cuda" and not _is_exporting() and not why_not_triton() else "torch"
+    if name not in BACKENDS:
+        raise ValueError(f"{source} must be one of {('auto', *BACKENDS)}, got {name!r}")
+    reason = why_not_triton() if name == "triton" else ""
+    if reason:
+        raise RuntimeError(f"{source} is 'triton', which cannot run here: {reason}")
+    return name
+
+
+def autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
+    """Cast to autocast's dtype where it is on."""
+    if maps[0].device.type == "cpu":
+        dtype = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    else:
+        dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return maps if dtype is None else tuple(t.to(dtype) for t in maps)
+
+
+def check_num_warps(num_warps: int, device: torch.device) -> None:
+    """Refuse four warps and more on Hopper, where tl.dot becomes wgmma.
+
+    Triton 3.4 to 3.7 miscompile ``dot(trans(P), dO)`` under wgmma into wrong gradients, silently.
+    """
+    if num_warps >= 4 and device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0):
+        raise RuntimeError(
+            f"kernels must run with num_warps 1 or 2 on compute capability 9.0, got {num_warps}: with 4 or more, "
+            "Triton 3.4 to 3.7 compile matrix products into silently wrong gradients"
+        )
+
+
+def register(schema: str, run: Callable, fake: Callable) -> None:
+    """Make ``run`` an operator of ``torch.ops.mmsema`` on CUDA and the CPU (interpreted); ``fake`` gives the shapes."""
+    name = schema.split("(")[0]
+    _library.define(schema)
+    for device in ("CPU", "CUDA"):
+        _library.impl(name, run, device)
+    # torch 2.1 to 2.3 call it impl_abstract
+    register_fake = getattr(torch.library, "register_fake", None) or torch.library.impl_abstract
+    register_fake(f"mmsema::{name}", fake)
