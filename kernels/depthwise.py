@@ -1,9 +1,9 @@
 """The 3x3 depthwise convolutions of a block together with what the block does next, on channels-last maps.
 
 ``conv`` is ``nn.Conv2d(C, C, 3, padding=1, groups=C)`` on maps (B, H, W, C), any H, W >= 1, with its weight
-(C, 1, 3, 3) and bias (C). Maps are float16, bfloat16, float32 or float64, of one dtype and any strides; under autocast they are cast
-to its dtype, as conv's would be. Weight and bias may be wider: they are rounded to the maps' dtype, and their gradients
-keep their own. ``backend`` is that of :func:`mmsema_kernels.sema_attention`.
+(C, 1, 3, 3) and bias (C). Maps are float16, bfloat16, float32 or float64, of one dtype and any strides; under autocast
+they are cast to its dtype, as conv's would be. Weight and bias may be wider: they are rounded to the maps' dtype, and
+their gradients keep their own. ``backend`` is that of :func:`mmsema_kernels.sema_attention`.
 """
 
 from typing import Callable, Optional, Tuple, Type
