@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint constraints
+.PHONY: help env demo test lint
 
 help:
 	@echo "make demo   train a SEMA Mask R-CNN on generated pictures, evaluate it, draw what it sees (CPU, 10 minutes)"

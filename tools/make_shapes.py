@@ -6,7 +6,7 @@ import argparse
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", help="where to write, for instance data/shapes")
-    parser.add_argument("--train", type=int, default=1200, help="number of training pictures (default: %(default)s)")
+    parser.add_argument("--train", type=int, default=1600, help="number of training pictures (default: %(default)s)")
     parser.add_argument("--val", type=int, default=200, help="number of validation pictures (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     arguments = parser.parse_args()

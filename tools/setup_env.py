@@ -37,7 +37,7 @@ def say(message):
 
 
 def pinned(name):
-    match = re.search(r"^{}==(\S+)$".format(re.escape(name)), CONSTRAINTS.read_text(), re.MULTILINE)
+    match = re.search(r"^{}==([^\s;]+)".format(re.escape(name)), CONSTRAINTS.read_text(), re.MULTILINE)
     return match.group(1)
 
 

@@ -87,7 +87,7 @@ def _texture(rng: np.random.Generator, size: Tuple[int, int], first: np.ndarray,
 
 def _background(rng: np.random.Generator, size: Tuple[int, int]) -> np.ndarray:
     first, second = (_color(rng, (10, 90), (70, 235)) for _ in range(2))
-    image = first + (second - first) * _noise(rng, size, int(rng.integers(24, 64)))
+    image = first + (second - first) * _noise(rng, size, int(rng.integers(20, 50)))
     if rng.random() < 0.5:
         image = 0.75 * image + 0.25 * _texture(rng, size, first, second)
     return image + rng.normal(0, 5, (*size, 1)).astype(np.float32)
@@ -124,7 +124,7 @@ def _uncompressed_rle(mask: Mask) -> dict:
 
 def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
     """One picture, (H, W, 3) uint8 BGR, and its annotations in COCO's form without ids."""
-    size = (int(rng.integers(104, 161)), int(rng.integers(104, 161)))
+    size = (int(rng.integers(88, 129)), int(rng.integers(88, 129)))
     image = _background(rng, size)
     items: List[Tuple[int, Mask, bool]] = []  # class, visible pixels, crowd
 
@@ -146,16 +146,16 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
     full_areas: List[int] = []
     if rng.random() < 0.12:  # a crowd: many small shapes of one class under one annotation
         label = int(rng.integers(len(CLASSES)))
-        middle, spread = rng.uniform(0.3, 0.7, 2) * size[::-1], rng.uniform(12, 20)
+        middle, spread = rng.uniform(0.3, 0.7, 2) * size[::-1], rng.uniform(10, 16)
         covers = [
-            _coverage(CLASSES[label], middle + rng.normal(0, spread, 2), rng.uniform(4, 6), rng.uniform(0, 6.3), size)
+            _coverage(CLASSES[label], middle + rng.normal(0, spread, 2), rng.uniform(3.5, 5), rng.uniform(0, 6.3), size)
             for _ in range(rng.integers(10, 20))
         ]
         add(np.max(covers, axis=0), label, True)
     wanted, shapes = int(rng.integers(2, 8)), 0
     for _ in range(4 * wanted):
         label = int(rng.integers(len(CLASSES)))
-        radius = float(np.exp(rng.uniform(math.log(10), math.log(38))))
+        radius = float(np.exp(rng.uniform(math.log(9), math.log(32))))
         center = rng.uniform(0.5 * radius, np.array(size[::-1]) - 0.5 * radius)
         shapes += add(_coverage(CLASSES[label], center, radius, rng.uniform(0, 6.3), size), label, False)
         if shapes == wanted:

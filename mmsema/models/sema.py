@@ -33,9 +33,9 @@ class Stem(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1 = nn.Sequential(*conv_bn(3, half, 3, stride=2), nn.ReLU())
-        self.conv2 = nn.Sequential(*conv_bn(half, half, 3), nn.ReLU(), *conv_bn(half, half, 3))
-        self.conv3 = nn.Sequential(*conv_bn(half, 4 * channels, 3, stride=2), nn.ReLU(), *conv_bn(4 * channels, channels, 1))
+        self.conv1 = nn.Sequential(*conv_bn(3, half, 3, stride=2), nn.ReLU(inplace=True))
+        self.conv2 = nn.Sequential(*conv_bn(half, half, 3), nn.ReLU(inplace=True), *conv_bn(half, half, 3))
+        self.conv3 = nn.Sequential(*conv_bn(half, 4 * channels, 3, stride=2), nn.ReLU(inplace=True), *conv_bn(4 * channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -49,9 +49,9 @@ class Downsample(nn.Sequential):
         wide = 8 * channels
         super().__init__(
             nn.Conv2d(channels, wide, 1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(wide, wide, 3, stride=2, padding=1, groups=wide),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(wide, 2 * channels, 1),
             nn.BatchNorm2d(2 * channels),
         )
@@ -94,6 +94,15 @@ def _parse_out_indices(out_indices: Union[int, Sequence[int]], num_stages: int) 
     return indices
 
 
+def _loud(init_cfg: Union[None, dict, List[dict]]) -> Union[None, dict, List[dict]]:
+    """Have ``type='Pretrained'`` mean ours, which raises where mmengine's goes on with what little it loaded."""
+    if isinstance(init_cfg, (list, tuple)):
+        return [_loud(cfg) for cfg in init_cfg]
+    if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained":
+        return dict(init_cfg, type="mmsema.Pretrained")
+    return init_cfg
+
+
 @register_backbone
 class SEMA(BaseModule):
     """Vision backbone whose token mixer is windowed softmax attention plus the mean of all values (arXiv 2506.08297).
@@ -111,7 +120,8 @@ class SEMA(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
         norm_eval: keep BatchNorm layers in eval mode (running statistics fixed) while training.
         with_cp: recompute the blocks in backward instead of storing their activations.
-        init_cfg: mmengine's initialisation config, for instance ``dict(type='Pretrained', checkpoint=...)``.
+        init_cfg: mmengine's initialisation config, for instance ``dict(type='Pretrained', checkpoint=...)``, which reports what
+            it loaded and raises when little matched (:mod:`mmsema.checkpoint`).
 
     Raises:
         TypeError, ValueError: an argument is impossible; the message names it, its value and the choices.
@@ -130,7 +140,7 @@ class SEMA(BaseModule):
         with_cp: bool = False,
         init_cfg: Optional[Union[dict, List[dict]]] = None,
     ) -> None:
-        super().__init__(init_cfg)
+        super().__init__(_loud(init_cfg))
         width, depths, num_heads = _parse_arch(arch)
         check_window_size(window_size)
         if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
