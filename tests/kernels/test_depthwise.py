@@ -197,6 +197,16 @@ def test_autocast_casts_as_conv2d_does(backend, op):
         assert_agrees([a.half()], [e], torch.float16)
 
 
+def test_gradients_of_wider_weights_are_not_rounded():
+    (x, weight, bias), grad = random_inputs("residual", 1, (5, 6), 32)
+    x, grad = x.detach().half(), grad.half()
+    out = depthwise_residual(x, weight, bias, backend="triton")
+    actual = torch.autograd.grad(out, (weight, bias), grad)
+    expected = torch.autograd.grad(definition("residual", x, weight, bias), (weight, bias), grad.double())
+    for a, e in zip(actual, expected, strict=True):
+        assert_agrees([a], [e], torch.float32)
+
+
 @pytest.mark.parametrize("op", OPS)
 def test_activation_checkpointing(op):
     inputs, grad = random_inputs(op, 1, (5, 6), 32)
