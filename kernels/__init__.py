@@ -1,7 +1,7 @@
 """Windowed attention plus the mean of all values (SEMA), on feature maps of any size.
 
-Needs torch, and Triton for its CUDA kernels; imports nothing from mmsema or OpenMMLab. ``sema_attention`` is the operator,
-``mmsema_kernels.reference`` its definition.
+Needs torch, and Triton for its CUDA kernels; imports nothing from mmsema or OpenMMLab. ``sema_attention`` is the
+operator, ``mmsema_kernels.reference`` its definition.
 """
 
 from .dispatch import available_backends, can_run_triton, sema_attention, sema_attention_packed

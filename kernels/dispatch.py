@@ -71,7 +71,7 @@ def _is_exporting() -> bool:
 
 
 def _choose_backend(requested: Optional[str], v: Tensor, window_size: int, scale: float, rope: Optional[Tensor]) -> str:
-    """The backend asked for by argument, else by the environment variable; "auto" takes Triton on CUDA where it can run."""
+    """The backend that the argument, else the environment, names; "auto" is Triton on CUDA where it can run."""
     source, name = "backend", requested
     if name is None:
         source, name = ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE, "auto")
@@ -89,7 +89,10 @@ def _choose_backend(requested: Optional[str], v: Tensor, window_size: int, scale
 
 def _autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
     """Cast to autocast's dtype where it is on."""
-    if maps[0].device.type == "cpu":
+    device = maps[0].device.type
+    if hasattr(torch, "get_autocast_dtype"):
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    elif device == "cpu":  # torch 2.1 to 2.3
         dtype = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     else:
         dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
@@ -148,8 +151,8 @@ def sema_attention(
 
         out_i = sum_{j in J(i)} softmax_j(scale * q_i . k_j) v_j  +  (1 / n) sum_{all j} v_j
 
-    J(i) is i's window of ``window_size`` x ``window_size`` tokens, cut from the top-left corner; windows at the right and
-    bottom edges may be smaller and attend over their real tokens only. n = H * W.
+    J(i) is i's window of ``window_size`` x ``window_size`` tokens, cut from the top-left corner; windows at the right
+    and bottom edges may be smaller and attend over their real tokens only. n = H * W.
 
     Args:
         q, k, v: maps of shape (B, H, W, heads, d), any H, W >= 1; float16, bfloat16, float32 or float64, one dtype.

@@ -1,4 +1,4 @@
-"""``mmsema::`` operators of window attention for autograd and torch.compile. Triton is imported when a kernel first runs."""
+"""Window attention as ``mmsema::`` operators, for autograd and torch.compile. Triton is imported at the first run."""
 
 from typing import Optional, Tuple
 

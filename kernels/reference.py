@@ -9,7 +9,13 @@ from .rope import apply_rope, expand_rope_table
 
 
 def sema_attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, window_size: int = 7, *, scale: Optional[float] = None, rope: Optional[Tensor] = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: int = 7,
+    *,
+    scale: Optional[float] = None,
+    rope: Optional[Tensor] = None,
 ) -> Tensor:
     """Softmax attention inside local windows plus the plain mean of all values (arXiv 2506.08297).
 
@@ -17,8 +23,9 @@ def sema_attention_reference(
 
         out_i = sum_{j in J(i)} softmax_j(scale * q_i . k_j) v_j  +  (1 / n) sum_{all j} v_j
 
-    Windows are cut from the top-left corner. One that the right or bottom edge cuts off holds its real tokens only: nothing
-    is padded. Arithmetic runs in float32 (float64 for float64 inputs) and is rounded to the input's dtype once, at the end.
+    Windows are cut from the top-left corner. One that the right or bottom edge cuts off holds its real tokens only:
+    nothing is padded. Arithmetic runs in float32 (float64 for float64 inputs) and is rounded to the input's dtype once,
+    at the end.
 
     Args and shapes are those of :func:`mmsema_kernels.sema_attention`.
     """

@@ -1,8 +1,8 @@
 """Two-dimensional rotary position embedding (RoPE) over all C channels of a map.
 
 Channels are taken as C/2 neighbouring pairs (2i, 2i + 1). The first C/4 pairs turn with the row, the other C/4 with the
-column; pair k of either half turns by ``position * 10000 ** (-k / (C / 4))``. Softmax scores depend only on differences of
-position, so inside a window the window-local coordinates 0..w-1 give the same scores as map coordinates.
+column; pair k of either half turns by ``position * 10000 ** (-k / (C / 4))``. Softmax scores depend only on differences
+of position, so inside a window the window-local coordinates 0..w-1 give the same scores as map coordinates.
 """
 
 import torch

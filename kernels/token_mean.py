@@ -1,4 +1,4 @@
-"""Mean of a map over its tokens in Triton: float32, deterministic, and the same for an image whatever its batch mates."""
+"""Mean of a map over its tokens in Triton: float32, deterministic, and independent of an image's batch mates."""
 
 import torch
 import triton
@@ -22,7 +22,7 @@ def mean_kernel(
     BLOCK_TOKENS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """``factor`` times the sum of x, (B, tokens, CHANNELS), over chunks of tokens: out is (B, chunks, CHANNELS), float32.
+    """``factor`` times the sums of x, (B, tokens, CHANNELS), over chunks of tokens: (B, chunks, CHANNELS), float32.
 
     Grid (channel blocks, chunks, B). One program sums the tokens of one chunk, in order, for BLOCK_CHANNELS channels.
     """
@@ -42,7 +42,7 @@ def mean_kernel(
 
 
 def chunk_tokens(tokens: int) -> int:
-    """Tokens one program sums: about the root of all tokens, so that both stages are short. A function of H * W alone."""
+    """Tokens one program sums, from H * W alone: about its root, so that both stages are short."""
     return max(256, triton.next_power_of_2(int(tokens**0.5)))
 
 

@@ -1,9 +1,9 @@
 """Triton kernels of SEMA attention, forward and backward, straight on channels-last maps.
 
-A map is a (B, H, W, C) tensor of which token t, counted over batch, rows and columns, starts at ``t * stride``; one stride per
-map, so a map may be one half of a packed (B, H, W, 2C) projection. Nothing is partitioned, padded or copied. One program owns
-whole windows, so no program waits for another and no sum is made with atomics: results are the same at every run.
-See README.md for the derivation and for what has been verified.
+A map is a (B, H, W, C) tensor of which token t, counted over batch, rows and columns, starts at ``t * stride``; one
+stride per map, so a map may be one half of a packed (B, H, W, 2C) projection. Nothing is partitioned, padded or copied.
+One program owns whole windows, so no program waits for another and no sum is made with atomics: results are the same at
+every run. See README.md for the derivation and for what has been verified.
 """
 
 from typing import Optional, Tuple
@@ -18,16 +18,18 @@ from .token_mean import token_mean
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-# Chosen by counting instructions, registers and spills of compiled kernels (tests/kernels/compiled_kernels.csv), not by timing.
+# Chosen by counting instructions, registers and spills of compiled kernels (tests/kernels/compiled_kernels.csv), not by
+# timing: (major compute capability, head dim) -> warps of a backward program. All others, and the forward, take two.
 NUM_WARPS = 2
-# (bytes of a number, head dim) -> heads of one forward program; two share the address arithmetic where registers allow it.
-# The backward takes one head. float32 with 64 channels is absent: it spills most of what it computes.
+BACKWARD_WARPS = {(8, 64): 4}
+# (bytes of a number, head dim) -> heads of one forward program; two share the address arithmetic where registers allow
+# it. The backward takes one head. float32 with 64 channels is absent: it spills most of what it computes.
 FORWARD_HEADS = {(2, 16): 2, (2, 32): 2, (2, 64): 1, (4, 16): 1, (4, 32): 1}
 
 
 @triton.jit
 def _locate(H, W, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr, EVEN: tl.constexpr):
-    """The program's window: map index of its first token (int64), row, column and existence of each of its TOKENS slots."""
+    """The program's window: map index of its first token, int64; row, column and existence of its TOKENS slots."""
     top = tl.program_id(1) * WINDOW
     left = tl.program_id(0) // PROGRAMS * WINDOW
     first = (tl.program_id(2).to(tl.int64) * H + top) * W + left
@@ -46,9 +48,9 @@ def _angles(
 ):
     """Cosines and sines of one head's channel pairs at the window's tokens, (TOKENS, D/2) each, float32.
 
-    The first C/4 pairs of all C channels turn with the row, the others with the column; a head may hold both kinds. Both are
-    multiplied by sqrt(scale * log2(e)): the scores of q and k turned with them are ready for exp2. (A factor known at run
-    time also keeps the compiler from turning q and k again in every layout that a product wants them in.)
+    The first C/4 pairs of all C channels turn with the row, the others with the column; a head may hold both kinds.
+    Both are multiplied by sqrt(scale * log2(e)): the scores of q and k turned with them are ready for exp2. (A factor
+    known at run time also keeps the compiler from turning q and k again in every layout that a product wants them in.)
     """
     root = tl.sqrt_rn(scale * LOG2_E)
     if rope is None:
@@ -123,8 +125,8 @@ def forward_kernel(
     """out = softmax(scale * q k^T) v + mean, per window and head; q and k turned by ``rope`` unless that is None.
 
     q, k, v: maps of C = HEADS * D channels. mean: (B, C), float32. rope: (2, WINDOW, C/4), float32. out: (B, H, W, C).
-    Grid (HEADS / HEADS_PER_PROGRAM * windows in a row, windows in a column, B), heads fastest: neighbouring programs read the
-    same cache lines. One program computes HEADS_PER_PROGRAM heads of one window, a tile of (TOKENS, D) each.
+    Grid (HEADS / HEADS_PER_PROGRAM * windows in a row, windows in a column, B), heads fastest: neighbouring programs
+    read the same cache lines. One program computes HEADS_PER_PROGRAM heads of one window, a tile of (TOKENS, D) each.
     """
     PROGRAMS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
     first, row, col, real = _locate(H, W, PROGRAMS, WINDOW, TOKENS, EVEN)
@@ -173,9 +175,10 @@ def backward_kernel(
 ):
     """Gradients of :func:`forward_kernel` from q, k, v and the gradient of its output; the weights are computed again.
 
-    grad_mean: (B, C), float32, the mean of ``grad`` over all tokens. grad_qk: (B, H, W, 2C), the gradient of q in its first
-    C channels and of k in the others. grad_v: (B, H, W, C).
-    Grid (HEADS * windows in a row, windows in a column, B), heads fastest. One program computes one head of one window::
+    grad_mean: (B, C), float32, the mean of ``grad`` over all tokens. grad_qk: (B, H, W, 2C), the gradient of q in its
+    first C channels and of k in the others. grad_v: (B, H, W, C).
+    Grid (HEADS * windows in a row, windows in a column, B), heads fastest. One program computes one head of one
+    window::
 
         P = softmax(scale * Q K^T)      dP = dO V^T      delta_i = sum_j P_ij dP_ij      dS = scale * P * (dP - delta)
         dQ = dS K      dK = dS^T Q      dV = P^T dO + mean(dO)
@@ -204,7 +207,7 @@ def backward_kernel(
     vt = tl.load(v, mask=mask, other=0.0)  # as late as this, for the registers' sake
     dp = tl.dot(gt, tl.trans(vt), input_precision=PRECISION)
     delta = tl.sum(p * dp, 1)
-    # q and k carry sqrt(scale * log2(e)) each, and so do cos and sin, which turn dq and dk back: ln(2) restores the scale
+    # q and k carry sqrt(scale * log2(e)), and so do cos and sin, which turn dq and dk back: ln(2) leaves the scale
     ds = (p * (dp * LN_2 - (delta * LN_2)[:, None])).to(gt.dtype)
     dst = tl.trans(ds)
     cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)  # again, likewise
@@ -231,27 +234,36 @@ def forward_heads(dtype: torch.dtype, num_heads: int, d: int) -> int:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How tl.dot treats float32: TF32 where PyTorch's own matrix products may, else three TF32 products (near float32)."""
+    """How tl.dot treats float32: in TF32 where PyTorch's products may, else as three TF32 products (near float32)."""
     matmul = torch.backends.cuda.matmul
     # the older attribute raises once the newer one has been set
     tf32 = matmul.fp32_precision == "tf32" if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
     return "tf32" if tf32 or dtype != torch.float32 else "tf32x3"
 
 
-def check_num_warps(num_warps: int, device: torch.device) -> None:
-    """Refuse four warps and more on Hopper, where tl.dot becomes wgmma.
+def check_num_warps(num_warps: int, capability: Tuple[int, int]) -> int:
+    """``num_warps``, refused from four on Hopper, where tl.dot becomes wgmma.
 
     Triton 3.4 to 3.7 miscompile ``dot(trans(P), dO)`` under wgmma into wrong gradients, silently.
     """
-    if num_warps >= 4 and device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0):
+    if num_warps >= 4 and capability == (9, 0):
         raise RuntimeError(
-            f"window attention must run with num_warps 1 or 2 on compute capability 9.0, got {num_warps}: with 4 or more, "
-            "Triton 3.4 to 3.7 compile it into silently wrong gradients"
+            f"window attention must run with num_warps 1 or 2 on compute capability 9.0, got {num_warps}: "
+            "with 4 or more, Triton 3.4 to 3.7 compile it into silently wrong gradients"
         )
+    return num_warps
+
+
+def backward_warps(capability: Tuple[int, int], d: int) -> int:
+    return check_num_warps(BACKWARD_WARPS.get((capability[0], d), NUM_WARPS), capability)
+
+
+def _capability(device: torch.device) -> Tuple[int, int]:
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)  # of the interpreter
 
 
 def _as_tokens(x: Tensor) -> Tuple[Tensor, int]:
-    """A (B, H, W, C) map whose tokens lie one stride apart, and that stride; copied where its strides allow no such view."""
+    """A (B, H, W, C) map whose tokens lie one stride apart, and that stride; a copy where x has no such stride."""
     B, H, W, C = x.shape
     stride = next(
         (x.stride(i) for i, n in ((2, W), (1, H), (0, B)) if n > 1), C
@@ -271,7 +283,6 @@ def _shape_arguments(v: Tensor, num_heads: int, window_size: int) -> dict:
         TOKENS=tile_tokens(window_size),
         EVEN=H % window_size == 0 and W % window_size == 0,
         PRECISION=dot_precision(v.dtype),
-        num_warps=NUM_WARPS,
     )
 
 
@@ -283,15 +294,15 @@ def window_attention_forward(
     out = v.new_empty((B, H, W, C))
     if B == 0:
         return out
-    check_num_warps(NUM_WARPS, v.device)
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
+    num_warps = check_num_warps(NUM_WARPS, _capability(v.device))
     heads = forward_heads(v.dtype, num_heads, C // num_heads)
     grid = (num_heads // heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
     with torch.cuda.device_of(v):
         mean = token_mean(v, v_stride)
         forward_kernel[grid](
             q, k, v, mean, rope, out, H, W, q_stride, k_stride, v_stride, scale,
-            HEADS_PER_PROGRAM=heads, **_shape_arguments(v, num_heads, window_size),
+            HEADS_PER_PROGRAM=heads, num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),
         )  # fmt: skip
     return out
 
@@ -311,14 +322,14 @@ def window_attention_backward(
     grad_qk, grad_v = v.new_empty((B, H, W, 2 * C)), v.new_empty((B, H, W, C))
     if B == 0:
         return grad_qk, grad_v
-    check_num_warps(NUM_WARPS, v.device)
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
     grad, grad_stride = _as_tokens(grad)
+    num_warps = backward_warps(_capability(v.device), C // num_heads)
     grid = (num_heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
     with torch.cuda.device_of(v):
         grad_mean = token_mean(grad, grad_stride)
         backward_kernel[grid](
             q, k, v, grad, grad_mean, rope, grad_qk, grad_v, H, W, q_stride, k_stride, v_stride, grad_stride, scale,
-            **_shape_arguments(v, num_heads, window_size),
+            num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),
         )  # fmt: skip
     return grad_qk, grad_v

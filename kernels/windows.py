@@ -30,8 +30,9 @@ def split_lengths(length: int, window_size: int) -> List[int]:
 def map_windows(fn: Callable[..., Tensor], window_size: int, *maps: Tensor) -> Tensor:
     """Apply ``fn`` to the windows of every (B, H, W, C) map and reassemble what it returns, (B, H, W, C).
 
-    A map has at most four rectangles in which all windows have one size (whole windows, the right strip, the bottom strip,
-    the corner). ``fn(height, width, *windows)`` is called once for each, with windows of shape (N, height * width, C).
+    A map has at most four rectangles in which all windows have one size (whole windows, the right strip, the bottom
+    strip, the corner). ``fn(height, width, *windows)`` is called once for each, with windows of shape
+    (N, height * width, C).
     """
     H, W = maps[0].shape[1:3]
     heights, widths = split_lengths(H, window_size), split_lengths(W, window_size)

@@ -53,7 +53,7 @@ def assert_agrees(actual, expected, dtype):
         assert a.dtype == dtype and a.shape == e.shape, name
         assert a.isfinite().all(), name
         difference, e = (a.double() - e).detach(), e.detach()
-        # a gradient that is 0 by cancellation (one token in a window: the weight is 1) is compared with the inputs' size
+        # a gradient that is 0 by cancellation (one token in a window: its weight is 1) is compared with the inputs
         norm = max(e.norm().item(), e.numel() ** 0.5 * 0.1)
         assert difference.norm() <= TOLERANCE[dtype] * norm, f"{name}: {difference.norm() / norm:.1e}"
         assert difference.abs().max() <= PEAK * EXPECTED[dtype] * max(e.abs().max().item(), 1.0), name

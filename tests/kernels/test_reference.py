@@ -11,9 +11,7 @@ def test_is_the_definition(size, window_size, rope):
     shape = (2, *size, 3, 8)
     q, k, v, grad = random_maps(shape, count=4)
     table = rope_table(window_size, 24, q.device).double() if rope else None
-    actual = output_and_gradients(
-        lambda *t: sema_attention_reference(*t, window_size, rope=table), (q, k, v), grad
-    )
+    actual = output_and_gradients(lambda *t: sema_attention_reference(*t, window_size, rope=table), (q, k, v), grad)
     expected = output_and_gradients(lambda *t: definition(*t, window_size, rope=rope), (q, k, v), grad)
     if rope:  # the table holds float32
         for a, e in zip(actual, expected, strict=True):

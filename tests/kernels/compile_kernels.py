@@ -1,0 +1,112 @@
+"""Compile every shipped window-attention kernel, without a GPU, and print what the compiler made of it as CSV.
+
+    python tests/kernels/compile_kernels.py > tests/kernels/compiled_kernels.csv
+
+One row for each kernel and compute capability: registers of a thread, bytes it spills, shared memory of a program, SASS
+instructions of a warp (the attention kernels have no loop, so that is what runs), and whether the dots became wgmma.
+"""
+
+import csv
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
+
+import torch
+import triton
+from mmsema_kernels import token_mean, window_attention
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+CAPABILITIES = (80, 89, 90, 100)
+CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+HEADS = 4
+FIELDS = ("kernel", "dtype", "precision", "head_dim", "window", "even", "rope", "capability")
+MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma")
+
+
+def configurations():
+    """Values of FIELDS except the capability."""
+    for kernel in ("forward", "backward"):
+        for dtype in ("fp16", "bf16"):
+            for d in (16, 32, 64):
+                yield kernel, dtype, "tf32", d, 7, False, True
+            yield kernel, dtype, "tf32", 32, 7, True, True
+        for precision in ("tf32", "tf32x3"):
+            for d in (16, 32):
+                yield kernel, "fp32", precision, d, 7, False, True
+        yield kernel, "bf16", "tf32", 32, 7, False, False
+        for window in (4, 5, 8):
+            yield kernel, "bf16", "tf32", 32, window, False, True
+    for dtype in DTYPES:
+        yield "mean", dtype, "", "", "", "", ""
+
+
+def attention_source(kernel, dtype, precision, d, window, even, rope):
+    fn = window_attention.forward_kernel if kernel == "forward" else window_attention.backward_kernel
+    constants = dict(HEADS=HEADS, D=d, WINDOW=window, EVEN=even, PRECISION=precision)
+    constants["TOKENS"] = window_attention.tile_tokens(window)
+    if kernel == "forward":
+        constants["HEADS_PER_PROGRAM"] = window_attention.forward_heads(DTYPES[dtype], HEADS, d)
+    if not rope:
+        constants["rope"] = None
+    types = dict.fromkeys(("mean", "grad_mean", "rope"), "*fp32")
+    types.update(dict.fromkeys(("q", "k", "v", "out", "grad", "grad_qk", "grad_v"), f"*{dtype}"), scale="fp32")
+    return fn, constants, types
+
+
+def mean_source(dtype):
+    constants = dict(
+        CHANNELS=HEADS * 32, BLOCK_TOKENS=token_mean.BLOCK_TOKENS, BLOCK_CHANNELS=token_mean.BLOCK_CHANNELS
+    )
+    return token_mean.mean_kernel, constants, dict(x=f"*{dtype}", out="*fp32", factor="fp32")
+
+
+def compile_one(job):
+    kernel, dtype, *rest, capability = job
+    fn, constants, types = mean_source(dtype) if kernel == "mean" else attention_source(kernel, dtype, *rest)
+    signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in fn.arg_names}
+    aligned = [n.startswith("*") for n in signature.values()]  # pointers, and strides: all are multiples of 16 elements
+    attributes = {
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(fn.arg_names)
+        if aligned[i] or (name.endswith("stride") and name not in constants)
+    }
+    if kernel == "mean":
+        num_warps = token_mean.NUM_WARPS
+    elif kernel == "forward":
+        num_warps = window_attention.NUM_WARPS
+    else:
+        num_warps = window_attention.backward_warps(divmod(capability, 10), rest[1])
+    compiled = triton.compile(
+        ASTSource(fn, signature, constants, attributes),
+        target=GPUTarget("cuda", capability, 32),
+        options=dict(num_warps=num_warps),
+    )
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(compiled.asm["cubin"])
+        cubin.flush()
+        dump = [CUOBJDUMP, "-res-usage", "-sass", cubin.name]
+        text = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
+    registers, stack = (int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK"))
+    instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/ +(?!.*\bNOP\b).*;", text, re.M))
+    return (*job, registers, stack, compiled.metadata.shared, instructions, "wgmma" in compiled.asm["ptx"])
+
+
+def main():
+    jobs = [(*c, capability) for capability in CAPABILITIES for c in configurations()]
+    print(f"# triton {triton.__version__}")
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow((*FIELDS, *MEASURES))
+    with ProcessPoolExecutor(2) as pool:
+        writer.writerows(pool.map(compile_one, jobs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Every shipped kernel compiles for Ampere, Ada, Hopper and Blackwell, without a GPU, to what the table says."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", "3.2")
+HERE = Path(__file__).parent
+MEASURES = ("registers", "shared_bytes", "instructions")
+SHARED_LIMIT = {"80": 166_912, "89": 101_376, "90": 232_448, "100": 232_448}  # bytes a program may use
+
+
+def read_table(text):
+    """(Triton version, {configuration: measures}) of what compile_kernels.py prints."""
+    version, *lines = text.splitlines()
+    rows = csv.DictReader(lines)
+    keys = rows.fieldnames[: rows.fieldnames.index("registers")]
+    return version, {tuple(row[k] for k in keys): row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, str(HERE / "compile_kernels.py")]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return read_table(result.stdout)
+
+
+def test_no_spills_in_16_bit(compiled):
+    spills = {key: row["spill_bytes"] for key, row in compiled[1].items() if row["spill_bytes"] != "0"}
+    assert not [key for key in spills if "fp32" not in key]
+
+
+def test_no_wgmma_and_shared_memory_fits(compiled):
+    for key, row in compiled[1].items():
+        assert row["wgmma"] == "False", key
+        assert int(row["shared_bytes"]) <= SHARED_LIMIT[row["capability"]], key
+
+
+def test_close_to_the_table(compiled):
+    """Within 10 % of compiled_kernels.csv; regenerate that with compile_kernels.py after a deliberate change."""
+    version, expected = read_table((HERE / "compiled_kernels.csv").read_text())
+    assert compiled[1].keys() == expected.keys()
+    if compiled[0] != version:
+        pytest.skip(f"the table was made with {version[2:]}, this is {compiled[0][2:]}")
+    for key, row in compiled[1].items():
+        for measure in MEASURES:
+            assert int(row[measure]) == pytest.approx(int(expected[key][measure]), rel=0.1), (key, measure)
