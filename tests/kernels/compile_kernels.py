@@ -1,9 +1,9 @@
-"""Compile every shipped window-attention kernel, without a GPU, and print what the compiler made of it as CSV.
+"""Compile every shipped kernel, without a GPU, and print what the compiler made of it as CSV.
 
     python tests/kernels/compile_kernels.py > tests/kernels/compiled_kernels.csv
 
 One row for each kernel and compute capability: registers of a thread, bytes it spills, shared memory of a program, SASS
-instructions of a warp (the attention kernels have no loop, so that is what runs), and whether the dots became wgmma.
+instructions of a warp (in the attention kernels, which have no loop, that is what runs), and whether dots became wgmma.
 """
 
 import csv
@@ -19,7 +19,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
 
 import torch
 import triton
-from mmsema_kernels import token_mean, window_attention
+from mmsema_kernels import depthwise_kernels, token_mean, window_attention
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -27,6 +27,14 @@ CAPABILITIES = (80, 89, 90, 100)
 CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 HEADS = 4
+# what the forward kernel reads and writes besides x and out
+EPILOGUES = {
+    "residual": (),
+    "silu": (),
+    "silu_grad": ("grad",),
+    "gate": ("attention", "gate"),
+    "gate_grad": ("attention", "gate", "grad", "grad_gate"),
+}
 FIELDS = ("kernel", "dtype", "precision", "head_dim", "window", "even", "rope", "capability")
 MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma")
 
@@ -45,7 +53,8 @@ def configurations():
         for window in (4, 5, 8):
             yield kernel, "bf16", "tf32", 32, window, False, True
     for dtype in DTYPES:
-        yield "mean", dtype, "", "", "", "", ""
+        for kernel in ("mean", *EPILOGUES, "depthwise_grad"):
+            yield kernel, dtype, "", "", "", "", ""
 
 
 def attention_source(kernel, dtype, precision, d, window, even, rope):
@@ -68,9 +77,28 @@ def mean_source(dtype):
     return token_mean.mean_kernel, constants, dict(x=f"*{dtype}", out="*fp32", factor="fp32")
 
 
+def depthwise_source(kernel, dtype):
+    C = HEADS * 32
+    constants = dict(C=C, BLOCK_C=depthwise_kernels.block_channels(C), COLS=depthwise_kernels.COLS)
+    if kernel == "depthwise_grad":
+        fn = depthwise_kernels.grad_kernel
+        constants.update(ROWS=depthwise_kernels.GRAD_ROWS, RESIDUAL=True)
+    else:
+        fn = depthwise_kernels.forward_kernel
+        constants.update(ROWS=depthwise_kernels.FORWARD_ROWS, EPILOGUE=kernel)
+        constants.update(dict.fromkeys(set(EPILOGUES["gate_grad"]) - set(EPILOGUES[kernel])))
+    types = dict.fromkeys(("x", "grad", "attention", "gate", "out", "grad_x", "grad_gate"), f"*{dtype}")
+    return fn, constants, dict(types, taps="*fp32", bias="*fp32", sums="*fp32")
+
+
 def compile_one(job):
     kernel, dtype, *rest, capability = job
-    fn, constants, types = mean_source(dtype) if kernel == "mean" else attention_source(kernel, dtype, *rest)
+    if kernel == "mean":
+        fn, constants, types = mean_source(dtype)
+    elif kernel in ("forward", "backward"):
+        fn, constants, types = attention_source(kernel, dtype, *rest)
+    else:
+        fn, constants, types = depthwise_source(kernel, dtype)
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in fn.arg_names}
     aligned = [n.startswith("*") for n in signature.values()]  # pointers, and strides: all are multiples of 16 elements
     attributes = {
@@ -82,8 +110,12 @@ def compile_one(job):
         num_warps = token_mean.NUM_WARPS
     elif kernel == "forward":
         num_warps = window_attention.NUM_WARPS
-    else:
+    elif kernel == "backward":
         num_warps = window_attention.backward_warps(divmod(capability, 10), rest[1])
+    elif kernel == "depthwise_grad":
+        num_warps = depthwise_kernels.GRAD_WARPS
+    else:
+        num_warps = depthwise_kernels.FORWARD_WARPS
     compiled = triton.compile(
         ASTSource(fn, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
