@@ -4,6 +4,7 @@ Needs torch, and Triton for its CUDA kernels; imports nothing from mmsema or Ope
 operator, ``mmsema_kernels.reference`` its definition.
 """
 
+from .depthwise import depthwise_residual, depthwise_silu, lepe_gate
 from .dispatch import available_backends, can_run_triton, sema_attention, sema_attention_packed
 from .reference import sema_attention_reference
 from .rope import apply_rope, expand_rope_table, rope_table
@@ -12,7 +13,10 @@ __all__ = [
     "apply_rope",
     "available_backends",
     "can_run_triton",
+    "depthwise_residual",
+    "depthwise_silu",
     "expand_rope_table",
+    "lepe_gate",
     "rope_table",
     "sema_attention",
     "sema_attention_packed",

@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import check_num_warps
 from .token_mean import token_mean
 
 # Chosen by counting the instructions and registers of compiled kernels, not by timing: a thread has 8 values of a tile
@@ -257,7 +256,6 @@ def _forward(
     grad_gate = x.new_empty((B, H, W, C)) if epilogue == "gate_grad" else None
     if B == 0:
         return out, grad_gate
-    check_num_warps(FORWARD_WARPS, x.device)
     attention, gate, grad = (None if t is None else t.contiguous() for t in (attention, gate, grad))
     block = block_channels(C)
     grid = (C // block * triton.cdiv(W, COLS), triton.cdiv(H, FORWARD_ROWS), B)
@@ -299,7 +297,6 @@ def backward(weight: Tensor, x: Tensor, grad: Tensor, residual: bool) -> Tuple[T
     grad_x = x.new_empty((B, H, W, C))
     if B == 0:
         return grad_x, x.new_zeros((10, C), dtype=torch.float32)
-    check_num_warps(GRAD_WARPS, x.device)
     block = block_channels(C)
     strips = triton.cdiv(W, COLS), triton.cdiv(H, GRAD_ROWS)
     count = strips[0] * strips[1] * B

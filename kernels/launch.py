@@ -61,23 +61,14 @@ def choose_backend(requested: Optional[str], device: torch.device, why_not_trito
 
 def autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
     """Cast to autocast's dtype where it is on."""
-    if maps[0].device.type == "cpu":
+    device = maps[0].device.type
+    if hasattr(torch, "get_autocast_dtype"):
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    elif device == "cpu":  # torch 2.1 to 2.3
         dtype = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
     else:
         dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
     return maps if dtype is None else tuple(t.to(dtype) for t in maps)
-
-
-def check_num_warps(num_warps: int, device: torch.device) -> None:
-    """Refuse four warps and more on Hopper, where tl.dot becomes wgmma.
-
-    Triton 3.4 to 3.7 miscompile ``dot(trans(P), dO)`` under wgmma into wrong gradients, silently.
-    """
-    if num_warps >= 4 and device.type == "cuda" and torch.cuda.get_device_capability(device) == (9, 0):
-        raise RuntimeError(
-            f"kernels must run with num_warps 1 or 2 on compute capability 9.0, got {num_warps}: with 4 or more, "
-            "Triton 3.4 to 3.7 compile matrix products into silently wrong gradients"
-        )
 
 
 def register(schema: str, run: Callable, fake: Callable) -> None:
