@@ -39,4 +39,6 @@ def test_large_map():
 def test_gradcheck():
     q, k, v = random_maps((1, 4, 5, 2, 2))
     table = rope_table(3, 4, q.device).double()
-    assert torch.autograd.gradcheck(lambda *t: sema_attention(*t, 3, rope=table, backend="torch"), (q, k, v), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda *t: sema_attention(*t, 3, rope=table, backend="torch"), (q, k, v), fast_mode=True
+    )
