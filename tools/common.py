@@ -28,11 +28,12 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def run(function, arguments: argparse.Namespace) -> None:
-    """Call ``function(arguments)``; a usage error becomes one line on stderr and exit code 2."""
+    """Call ``function(arguments)``; a usage error or unusable checkpoint becomes one line on stderr and exit code 2."""
+    from mmsema.checkpoint import CheckpointError
     from mmsema.engine import UsageError
 
     try:
         function(arguments)
-    except UsageError as error:
+    except (UsageError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

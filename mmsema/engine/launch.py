@@ -10,10 +10,12 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
+from .check_weights import CheckWeights, read_safely
+
 # what to do when a data set's folder (by its name) is not there
 DATA_HELP = {
-    "coco": "get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org and unpack them there; "
-    "without COCO, run: python tools/train.py configs/mask-rcnn_sema-pico_fpn_shapes.py",
+    "coco": "get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org and unpack them "
+    "there; without COCO, run: python tools/train.py configs/mask-rcnn_sema-pico_fpn_shapes.py",
     "imagenet": "get ImageNet-1k from image-net.org and put its class folders into train/ and val/ there; "
     "without ImageNet, run: python tools/train.py configs/sema-pico_digits.py",
     "shapes": "make it with: python tools/make_shapes.py data/shapes",
@@ -75,12 +77,16 @@ def require_file(path: str, what: str) -> None:
         raise UsageError(f"{what} {path} is not a file")
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, min_matched: float) -> Runner:
+    """The config's runner; it refuses checkpoints with less than the share ``min_matched`` of the model's tensors."""
     if cfg.get("default_scope") == "mmdet":
         from mmdet.utils import setup_cache_size_limit_of_dynamo
 
         setup_cache_size_limit_of_dynamo()
-    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    read_safely()
+    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    runner.register_hook(CheckWeights(min_matched))
+    return runner
 
 
 def _resume(cfg: Config, checkpoint: Optional[str]) -> None:
@@ -110,7 +116,7 @@ def train(arguments: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     check_data(cfg, ["train_dataloader", "val_dataloader"])
     _resume(cfg, arguments.resume)
-    build_runner(cfg).train()
+    build_runner(cfg, min_matched=1.0 if cfg.get("resume") else 0.5).train()
 
 
 def test(arguments: argparse.Namespace) -> None:
@@ -129,4 +135,4 @@ def test(arguments: argparse.Namespace) -> None:
         metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=arguments.out)]
-    build_runner(cfg).test()
+    build_runner(cfg, min_matched=1.0).test()

@@ -120,8 +120,8 @@ class SEMA(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
         norm_eval: keep BatchNorm layers in eval mode (running statistics fixed) while training.
         with_cp: recompute the blocks in backward instead of storing their activations.
-        init_cfg: mmengine's initialisation config, for instance ``dict(type='Pretrained', checkpoint=...)``, which reports what
-            it loaded and raises when little matched (:mod:`mmsema.checkpoint`).
+        init_cfg: mmengine's initialisation config, for instance ``dict(type='Pretrained', checkpoint=...)``, which
+            reports what it loaded and raises when little matched (:mod:`mmsema.checkpoint`).
 
     Raises:
         TypeError, ValueError: an argument is impossible; the message names it, its value and the choices.

@@ -1,0 +1,40 @@
+"""Have the runner read checkpoints safely and refuse those that do not fit the model."""
+
+from typing import Callable, Optional, Union
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from ..checkpoint import match_weights, read_checkpoint
+from ..registry import HOOKS
+
+
+def read_safely() -> None:
+    """Let mmengine read every checkpoint file of this process with :func:`mmsema.checkpoint.read_checkpoint`."""
+
+    def load_from_file(filename: str, map_location: Optional[Union[str, Callable]] = None) -> dict:
+        return read_checkpoint(filename)  # on the CPU; load_state_dict moves what it takes
+
+    CheckpointLoader.register_scheme(prefixes=["", "http://", "https://"], loader=load_from_file, force=True)
+
+
+@HOOKS.register_module()
+class CheckWeights(Hook):
+    """Compare a checkpoint that is being loaded with the model before anything is written into it.
+
+    Args:
+        min_matched: share of the model's tensors that it must have.
+    """
+
+    priority = "VERY_LOW"  # after hooks that rename what is in the checkpoint, such as EMAHook
+
+    def __init__(self, min_matched: float) -> None:
+        self.min_matched = min_matched
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        chosen, report = match_weights(model.state_dict(), checkpoint, min_matched=self.min_matched)
+        if "state_dict" not in checkpoint or not set(chosen) <= set(checkpoint["state_dict"]):
+            checkpoint["state_dict"] = chosen  # under the model's names
+        runner.logger.info(str(report))

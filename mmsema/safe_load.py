@@ -1,0 +1,123 @@
+"""Read checkpoint files without ever running code from them, and say what a wrong file looks like."""
+
+import hashlib
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+import torch
+from mmengine.fileio import get_local_path
+from mmengine.logging import HistoryBuffer
+
+
+def _statistic(owner: type, name: str) -> object:
+    """All that ``getattr`` may do in a checkpoint: look up the four methods that mmengine's HistoryBuffer pickles."""
+    if owner is not HistoryBuffer or name not in ("min", "max", "current", "mean"):
+        raise pickle.UnpicklingError(f"Unsupported global: GLOBAL builtins.getattr of {name}")
+    return getattr(owner, name)
+
+
+# what mmengine's training checkpoints hold beside tensors and plain Python: the logged scalars
+_ALLOWED = {
+    "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
+    "builtins.getattr": _statistic,
+    "numpy.ndarray": np.ndarray,
+    "numpy.dtype": np.dtype,
+    **{
+        f"numpy.dtypes.{name}DType": type(np.dtype(name.lower()))
+        for name in ("Float64", "Float32", "Int64", "Int32", "UInt32")
+    },
+}
+_multiarray = (np._core if hasattr(np, "_core") else np.core).multiarray
+for _module in ("numpy._core", "numpy.core"):  # of numpy 2 and 1
+    _ALLOWED[f"{_module}.multiarray._reconstruct"] = _multiarray._reconstruct
+    _ALLOWED[f"{_module}.multiarray.scalar"] = _multiarray.scalar
+_TORCH_TAKES_ALLOWED = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the text is one line that says what it looks like."""
+
+
+def _looks_like(head: bytes) -> str:
+    """What a file's first bytes say of a file that torch cannot read."""
+    start = head.lstrip().lower()
+    if not head:
+        return "it is empty"
+    if start.startswith(b"version https://git-lfs"):
+        return "it looks like a git-lfs pointer: fetch the real file with git lfs pull"
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "it looks like an HTML page: the download led to a web page, not to the file"
+    if head.startswith(b"PK\x03\x04"):
+        return "it looks truncated: a PyTorch file whose end is missing or damaged; download it again"
+    if head[8:9] == b"{":
+        return "it looks like a safetensors file: PyTorch's own format is expected"
+    return f"it does not look like a PyTorch checkpoint (it starts with {head[:12]!r})"
+
+
+class _AllowedUnpickler(pickle.Unpickler):
+    """For torch before 2.6, whose safe loading takes no list of ours: only what is on a list can be named."""
+
+    def find_class(self, module: str, name: str) -> object:
+        full_name = f"{module}.{name}".replace("__builtin__", "builtins")
+        allowed = {**torch._weights_only_unpickler._get_allowed_globals(), **_ALLOWED}
+        if full_name not in allowed:
+            raise pickle.UnpicklingError(f"Unsupported global: GLOBAL {full_name}")
+        return allowed[full_name]
+
+
+class _AllowedPickle:
+    """The module-like object that torch.load takes as ``pickle_module``."""
+
+    Unpickler = _AllowedUnpickler
+
+    @staticmethod
+    def load(file, **options) -> object:
+        return _AllowedUnpickler(file, **options).load()
+
+
+def _torch_load(path: str) -> object:
+    if _TORCH_TAKES_ALLOWED:
+        with torch.serialization.safe_globals([(item, name) for name, item in _ALLOWED.items()]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    return torch.load(path, map_location="cpu", pickle_module=_AllowedPickle, weights_only=False)
+
+
+def read_checkpoint(path: Union[str, Path]) -> dict:
+    """Read a checkpoint file (or URL) without ever running code from it.
+
+    A name that ends in ``-<8 hex digits>.pth``, as published files have it, is checked against the content's SHA-256.
+
+    Raises:
+        CheckpointError: the file cannot be used; one line says what it looks like.
+    """
+    path = os.path.expanduser(path)
+    if "://" not in path and not Path(path).is_file():
+        raise CheckpointError(f"checkpoint {path} is not a file")
+    with get_local_path(path) as local:
+        size = os.path.getsize(local)
+        with open(local, "rb") as file:
+            head = file.read(256)
+        try:
+            checkpoint = _torch_load(local)
+        except Exception as error:  # torch raises RuntimeError, EOFError, UnpicklingError, KeyError, ... here
+            blocked = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
+            if isinstance(error, pickle.UnpicklingError) and blocked and head[:2] in (b"PK", b"\x80\x02"):
+                reason = f"it wants {blocked[1]}, which is neither a tensor nor plain data; loading that could run code"
+            else:
+                reason = _looks_like(head)
+            raise CheckpointError(f"checkpoint {path} ({size} bytes) is refused: {reason}") from error
+        expected = re.search(r"-([0-9a-f]{8})\.pth$", path)
+        if expected and not re.fullmatch(r"20\d{6}", expected[1]):  # a date
+            digest = hashlib.sha256(Path(local).read_bytes()).hexdigest()
+            if not digest.startswith(expected[1]):
+                raise CheckpointError(
+                    f"checkpoint {path} ({size} bytes) is damaged: its name says SHA-256 {expected[1]}..., "
+                    f"its content has {digest[:8]}...; download it again"
+                )
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of tensors")
+    return checkpoint
