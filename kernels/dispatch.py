@@ -1,20 +1,16 @@
 """The public operator: checks its arguments, then runs the backend that fits."""
 
-import os
-from importlib.util import find_spec
 from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from .eager import sema_attention_torch
+from .launch import BACKENDS, autocast, choose_backend, no_triton_on
 from .ops import window_attention, window_attention_packed
 from .reference import sema_attention_reference
 
-BACKENDS = ("triton", "torch", "reference")
-ENVIRONMENT_VARIABLE = "MMSEMA_KERNEL"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-OLDEST_TRITON = (3, 2)
 
 
 def available_backends() -> Tuple[str, ...]:
@@ -22,28 +18,10 @@ def available_backends() -> Tuple[str, ...]:
     return BACKENDS
 
 
-@torch.compiler.assume_constant_result
-def _no_triton_on(device: str) -> str:
-    """Why Triton cannot run on ``device``, a name such as "cuda:0"; empty where it can."""
-    if find_spec("triton") is None:
-        return "Triton is not installed"
-    from triton import __version__
-
-    if tuple(map(int, __version__.split(".")[:2])) < OLDEST_TRITON:
-        return f"Triton {__version__} is older than {'.'.join(map(str, OLDEST_TRITON))}"
-    if device == "cpu":
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-        return "" if interpreted else "on the CPU it runs only in Triton's interpreter: set TRITON_INTERPRET=1"
-    if not device.startswith("cuda"):
-        return f"there are kernels for CUDA devices only, not for {device}"
-    capability = torch.cuda.get_device_capability(device)
-    return "" if capability >= (8, 0) else f"compute capability {capability[0]}.{capability[1]} is below 8.0"
-
-
 def can_run_triton(v: Tensor, window_size: int, scale: float, rope: Optional[Tensor] = None) -> Tuple[bool, str]:
     """Whether the Triton kernels can take values of shape (B, H, W, heads, d), and why not if they cannot."""
     B, H, W, heads, d = v.shape
-    reason = _no_triton_on(str(v.device))
+    reason = no_triton_on(str(v.device))
     if reason:
         pass
     elif v.dtype == torch.float64:
@@ -65,38 +43,8 @@ def can_run_triton(v: Tensor, window_size: int, scale: float, rope: Optional[Ten
     return not reason, reason
 
 
-def _is_exporting() -> bool:
-    is_exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(is_exporting and is_exporting())
-
-
 def _choose_backend(requested: Optional[str], v: Tensor, window_size: int, scale: float, rope: Optional[Tensor]) -> str:
-    """The backend that the argument, else the environment, names; "auto" is Triton on CUDA where it can run."""
-    source, name = "backend", requested
-    if name is None:
-        source, name = ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE, "auto")
-    if name == "auto":
-        triton = v.is_cuda and not _is_exporting() and can_run_triton(v, window_size, scale, rope)[0]
-        return "triton" if triton else "torch"
-    if name not in BACKENDS:
-        raise ValueError(f"{source} must be one of {('auto', *BACKENDS)}, got {name!r}")
-    if name == "triton":
-        possible, reason = can_run_triton(v, window_size, scale, rope)
-        if not possible:
-            raise RuntimeError(f"{source} is 'triton', which cannot run here: {reason}")
-    return name
-
-
-def _autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
-    """Cast to autocast's dtype where it is on."""
-    device = maps[0].device.type
-    if hasattr(torch, "get_autocast_dtype"):
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    elif device == "cpu":  # torch 2.1 to 2.3
-        dtype = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    else:
-        dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-    return maps if dtype is None else tuple(t.to(dtype) for t in maps)
+    return choose_backend(requested, v.device, lambda: can_run_triton(v, window_size, scale, rope)[1])
 
 
 def check_window_size(window_size: int) -> None:
@@ -171,7 +119,7 @@ def sema_attention(
         TypeError: an argument has the wrong type, or the dtypes differ.
         ValueError: an argument has an impossible value; the message names it, its value and the choices.
     """
-    q, k, v = _autocast(q, k, v)
+    q, k, v = autocast(q, k, v)
     name, scale = _prepare(q, k, v, window_size, scale, rope, backend)
     with torch.autocast(q.device.type, enabled=False):  # the backends choose their own precision
         if name == "triton":
@@ -208,7 +156,7 @@ def sema_attention_packed(
         raise ValueError(f"v must have shape (B, H, W, C), C a multiple of num_heads={num_heads}, got {tuple(v.shape)}")
     if qk.shape != (*v.shape[:-1], 2 * v.shape[-1]):
         raise ValueError(f"qk must have twice the channels of v, got {tuple(qk.shape)} and {tuple(v.shape)}")
-    qk, v = _autocast(qk, v)
+    qk, v = autocast(qk, v)
     maps = [t.unflatten(-1, (num_heads, -1)) for t in (*qk.chunk(2, -1), v)]  # (B, H, W, heads, d) each
     name, scale = _prepare(*maps, window_size, scale, rope, backend)
     if name == "triton":

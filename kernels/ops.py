@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .launch import register
+
 _ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? rope, int num_heads, int window_size, float scale"
-_library = torch.library.Library("mmsema", "FRAGMENT")
-_library.define(f"window_attention({_ARGUMENTS}) -> Tensor")
-_library.define(f"window_attention_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)")
 
 
 def _forward(
@@ -44,13 +43,8 @@ def _fake_backward(grad, q, k, v, rope, num_heads, window_size, scale):
     return v.new_empty((B, H, W, 2 * C)), v.new_empty((B, H, W, C))
 
 
-for _device in ("CPU", "CUDA"):  # on the CPU, Triton's interpreter
-    _library.impl("window_attention", _forward, _device)
-    _library.impl("window_attention_backward", _backward, _device)
-# torch 2.1 to 2.3 call it impl_abstract
-_register_fake = getattr(torch.library, "register_fake", None) or torch.library.impl_abstract
-_register_fake("mmsema::window_attention", _fake_forward)
-_register_fake("mmsema::window_attention_backward", _fake_backward)
+register(f"window_attention({_ARGUMENTS}) -> Tensor", _forward, _fake_forward)
+register(f"window_attention_backward(Tensor grad, {_ARGUMENTS}) -> (Tensor, Tensor)", _backward, _fake_backward)
 
 
 class _WindowAttention(torch.autograd.Function):

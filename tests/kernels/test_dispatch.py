@@ -9,6 +9,7 @@ from mmsema_kernels import (
     available_backends,
     can_run_triton,
     dispatch,
+    launch,
     rope_table,
     sema_attention,
     sema_attention_packed,
@@ -138,7 +139,7 @@ def like_cuda(**changes):
     ],
 )
 def test_what_triton_can_run(monkeypatch, changes, arguments, reason):
-    monkeypatch.setattr(dispatch, "_no_triton_on", lambda device: "")
+    monkeypatch.setattr(dispatch, "no_triton_on", lambda device: "")
     monkeypatch.delenv("MMSEMA_KERNEL", raising=False)
     values, arguments = like_cuda(**changes), {**dict(window_size=7, scale=0.2, rope=None), **arguments}
     possible, why = can_run_triton(values, **arguments)
@@ -150,7 +151,7 @@ def test_what_triton_can_run(monkeypatch, changes, arguments, reason):
 
 
 def test_exports_with_torch(monkeypatch):
-    monkeypatch.setattr(dispatch, "_no_triton_on", lambda device: "")
+    monkeypatch.setattr(dispatch, "no_triton_on", lambda device: "")
     monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
     assert dispatch._choose_backend("auto", like_cuda(), 7, 0.2, None) == "torch"
 
@@ -158,18 +159,18 @@ def test_exports_with_torch(monkeypatch):
 def test_devices_and_versions_of_triton(monkeypatch):
     triton = pytest.importorskip("triton", "3.2")
     monkeypatch.setenv("TRITON_INTERPRET", "0")
-    assert "set TRITON_INTERPRET=1" in dispatch._no_triton_on("cpu")
+    assert "set TRITON_INTERPRET=1" in launch.no_triton_on("cpu")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert dispatch._no_triton_on("cpu") == ""
-    assert "CUDA devices only" in dispatch._no_triton_on("mps:0")
+    assert launch.no_triton_on("cpu") == ""
+    assert "CUDA devices only" in launch.no_triton_on("mps:0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert "compute capability 7.5 is below 8.0" in dispatch._no_triton_on("cuda:0")
+    assert "compute capability 7.5 is below 8.0" in launch.no_triton_on("cuda:0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    assert dispatch._no_triton_on("cuda:0") == ""
+    assert launch.no_triton_on("cuda:0") == ""
     monkeypatch.setattr(triton, "__version__", "2.1.0")
-    assert "Triton 2.1.0 is older than 3.2" in dispatch._no_triton_on("cuda:0")
-    monkeypatch.setattr(dispatch, "find_spec", lambda name: None)
-    assert "not installed" in dispatch._no_triton_on("cuda:0")
+    assert "Triton 2.1.0 is older than 3.2" in launch.no_triton_on("cuda:0")
+    monkeypatch.setattr(launch, "find_spec", lambda name: None)
+    assert "not installed" in launch.no_triton_on("cuda:0")
 
 
 def test_bfloat16_is_refused_in_the_interpreter(maps, monkeypatch):
@@ -185,7 +186,7 @@ import sys, torch, mmsema_kernels as kernels
 assert "triton" not in sys.modules or "torch._inductor" in sys.modules
 assert "mmsema_kernels.window_attention" not in sys.modules
 import importlib.util
-kernels.dispatch.find_spec = lambda name: None
+kernels.launch.find_spec = lambda name: None
 sys.modules["triton"] = None
 q = torch.randn(1, 5, 9, 2, 16)
 kernels.sema_attention(q, q, q)
