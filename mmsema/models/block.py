@@ -3,10 +3,11 @@
 from typing import Type
 
 import torch.nn.functional as F
+from mmsema_kernels import depthwise_residual, depthwise_silu
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from .mixers import Mixer, depthwise
+from .mixers import Mixer
 
 
 class Mlp(nn.Module):
@@ -24,16 +25,14 @@ class Mlp(nn.Module):
 class MambaLikeBlock(nn.Module):
     """One block of SEMA, (B, H, W, C) -> (B, H, W, C)::
 
-        x = x + CPE1(x)
-        u = LN1(x);  g = SiLU(W_gate u);  y = SiLU(DWConv3x3(W_in u))
-        x = x + DropPath(W_out(g * (mixer(y) + LePE(y))))
-        x = x + CPE2(x)
-        x = x + DropPath(MLP(LN2(x)))
+    x = x + CPE1(x)
+    u = LN1(x);  g = SiLU(W_gate u);  y = SiLU(DWConv3x3(W_in u))
+    x = x + DropPath(W_out(g * (mixer(y) + LePE(y))))
+    x = x + CPE2(x)
+    x = x + DropPath(MLP(LN2(x)))
     """
 
-    def __init__(
-        self, channels: int, num_heads: int, window_size: int, drop_path: float, mixer: Type[Mixer]
-    ) -> None:
+    def __init__(self, channels: int, num_heads: int, window_size: int, drop_path: float, mixer: Type[Mixer]) -> None:
         super().__init__()
         self.cpe1 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm1 = nn.LayerNorm(channels)
@@ -48,10 +47,10 @@ class MambaLikeBlock(nn.Module):
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + depthwise(self.cpe1, x)
+        x = depthwise_residual(x, self.cpe1.weight, self.cpe1.bias)
         u = self.norm1(x)
         gate = F.silu(self.gate_proj(u))
-        y = F.silu(depthwise(self.dwconv, self.in_proj(u)))
-        x = x + self.drop_path(self.out_proj(gate * self.mixer(y)))
-        x = x + depthwise(self.cpe2, x)
+        y = depthwise_silu(self.in_proj(u), self.dwconv.weight, self.dwconv.bias)
+        x = x + self.drop_path(self.out_proj(self.mixer(y, gate)))
+        x = depthwise_residual(x, self.cpe2.weight, self.cpe2.bias)
         return x + self.drop_path(self.mlp(self.norm2(x)))

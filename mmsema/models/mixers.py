@@ -2,17 +2,15 @@
 
 import torch
 import torch.nn.functional as F
-from mmsema_kernels import apply_rope, expand_rope_table, rope_table, sema_attention_packed
+from mmsema_kernels import apply_rope, expand_rope_table, lepe_gate, rope_table, sema_attention_packed
 from torch import Tensor, nn
 
 
-def depthwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """Run a convolution on a channels-last map, (B, H, W, C) -> (B, H', W', C'), without copying it."""
-    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-
-
 class Mixer(nn.Module):
-    """What both mixers share: the projection to q and k, the values (the input itself) and LePE, a 3x3 depthwise conv."""
+    """What both mixers share: the projection to q and k, the values (the input itself), LePE, and the gate::
+
+    out = gate * (attend(x) + LePE(x))
+    """
 
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
         super().__init__()
@@ -21,12 +19,12 @@ class Mixer(nn.Module):
         self.qk_proj = nn.Linear(channels, 2 * channels)
         self.lepe = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+        """(B, H, W, 2C), q and k side by side, and (B, H, W, C) -> (B, H, W, C)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, H, W, C) -> (B, H, W, C)
-        q, k = self.qk_proj(x).chunk(2, dim=-1)
-        return self.attend(q, k, x) + depthwise(self.lepe, x)
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:  # (B, H, W, C) each -> (B, H, W, C)
+        return lepe_gate(self.attend(self.qk_proj(x), x), x, self.lepe.weight, self.lepe.bias, gate)
 
 
 class SEMAMixer(Mixer):
@@ -36,9 +34,8 @@ class SEMAMixer(Mixer):
         super().__init__(channels, num_heads, window_size)
         self.register_buffer("rope", rope_table(window_size, channels), persistent=False)
 
-    def forward(self, x: Tensor) -> Tensor:  # q and k stay side by side, as the kernels take them
-        attention = sema_attention_packed(self.qk_proj(x), x, self.num_heads, self.window_size, rope=self.rope)
-        return attention + depthwise(self.lepe, x)
+    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+        return sema_attention_packed(qk, v, self.num_heads, self.window_size, rope=self.rope)
 
 
 class LinearMixer(Mixer):
@@ -49,9 +46,10 @@ class LinearMixer(Mixer):
         out_i = rope(q_i) (1/n sum_j rope(k_j)^T v_j) / (q_i . mean(k) + 1e-6)
     """
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
         B, H, W, C = v.shape
         n = H * W
+        q, k = qk.chunk(2, dim=-1)
         with torch.autocast(v.device.type, enabled=False):
             dtype = torch.promote_types(v.dtype, torch.float32)
             q, k, values = F.elu(q.to(dtype)) + 1, F.elu(k.to(dtype)) + 1, v.to(dtype)

@@ -35,7 +35,9 @@ class Stem(nn.Module):
         half = channels // 2
         self.conv1 = nn.Sequential(*conv_bn(3, half, 3, stride=2), nn.ReLU(inplace=True))
         self.conv2 = nn.Sequential(*conv_bn(half, half, 3), nn.ReLU(inplace=True), *conv_bn(half, half, 3))
-        self.conv3 = nn.Sequential(*conv_bn(half, 4 * channels, 3, stride=2), nn.ReLU(inplace=True), *conv_bn(4 * channels, channels, 1))
+        self.conv3 = nn.Sequential(
+            *conv_bn(half, 4 * channels, 3, stride=2), nn.ReLU(inplace=True), *conv_bn(4 * channels, channels, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
@@ -71,7 +73,11 @@ def _parse_arch(arch: Union[str, dict]) -> Tuple[int, Sequence[int], Sequence[in
     if not isinstance(width, int) or width < 4 or width % 4:
         raise ValueError(f"arch['embed_dims'] must be a positive multiple of 4, got {width!r}")
     for name, values in (("depths", depths), ("num_heads", num_heads)):
-        if not isinstance(values, (list, tuple)) or not values or not all(isinstance(n, int) and n >= 1 for n in values):
+        if (
+            not isinstance(values, (list, tuple))
+            or not values
+            or not all(isinstance(n, int) and n >= 1 for n in values)
+        ):
             raise ValueError(f"arch['{name}'] must be a sequence of ints >= 1, one per stage, got {values!r}")
     if len(depths) != len(num_heads):
         raise ValueError(f"arch['depths'] and arch['num_heads'] must have one length, got {depths!r} and {num_heads!r}")
@@ -111,12 +117,12 @@ class SEMA(BaseModule):
     (B, C_i, ceil(H/s_i), ceil(W/s_i)) per entry of ``out_indices``; s = 4, 8, 16, 32 and C_i = C * 2**i.
 
     Args:
-        arch: "pico", "tiny", "small", "base", or a dict with exactly the keys ``embed_dims`` (width C of the first stage),
-            ``depths`` and ``num_heads`` (one number per stage).
+        arch: "pico", "tiny", "small", "base", or a dict with exactly the keys ``embed_dims`` (width C of the first
+            stage), ``depths`` and ``num_heads`` (one number per stage).
         window_size: side of the attention windows in tokens, >= 1.
         drop_path_rate: stochastic depth, rising linearly from 0 at the first block to this rate at the last, in [0, 1).
-        out_indices: stages whose maps are returned, ascending; negative ones count from the last. Stages and norms that no
-            output needs are not built.
+        out_indices: stages whose maps are returned, ascending; negative ones count from the last. Stages and norms
+            that no output needs are not built.
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
         norm_eval: keep BatchNorm layers in eval mode (running statistics fixed) while training.
         with_cp: recompute the blocks in backward instead of storing their activations.
@@ -180,7 +186,12 @@ class SEMA(BaseModule):
         if self.frozen_stages < 0:
             return []
         norms = [getattr(self, f"norm{i}") for i in self.out_indices if i < self.frozen_stages]
-        return [self.stem, *self.stages[: self.frozen_stages], *self.downsamples[: max(self.frozen_stages - 1, 0)], *norms]
+        return [
+            self.stem,
+            *self.stages[: self.frozen_stages],
+            *self.downsamples[: max(self.frozen_stages - 1, 0)],
+            *norms,
+        ]
 
     def _freeze(self) -> None:
         for module in self._frozen_modules():

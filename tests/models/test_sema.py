@@ -55,7 +55,7 @@ def test_batch_mates_do_not_change_an_image():
     model, x = pico().eval(), torch.randn(3, 3, 50, 70)
     with torch.no_grad():
         together, alone = model(x), model(x[1:2])
-    for a, b in zip(together, alone):
+    for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a[1:2], b, rtol=0, atol=2e-5)
 
 
@@ -119,15 +119,15 @@ def test_drop_path_rises_linearly():
     assert [block.drop_path.p for stage in model.stages for block in stage] == pytest.approx([0, 0.1, 0.2, 0.3, 0.4])
 
 
-def test_mixer_is_the_definition_plus_lepe():
+def test_mixer_is_the_definition_plus_lepe_gated():
     torch.manual_seed(0)
     mixer = SEMAMixer(64, 2, window_size=7).double()
-    x = torch.randn(2, 10, 16, 64, dtype=torch.double)
+    x, gate = torch.randn(2, 2, 10, 16, 64, dtype=torch.double)
     q, k = mixer.qk_proj(x).chunk(2, -1)
     heads = [t.unflatten(-1, (2, 32)) for t in (q, k, x)]
     lepe = torch.nn.functional.conv2d(x.permute(0, 3, 1, 2), mixer.lepe.weight, mixer.lepe.bias, padding=1, groups=64)
     expected = sema_attention_reference(*heads, 7, rope=mixer.rope).flatten(-2) + lepe.permute(0, 2, 3, 1)
-    torch.testing.assert_close(mixer(x), expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(mixer(x, gate), gate * expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
