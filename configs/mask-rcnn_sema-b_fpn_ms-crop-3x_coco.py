@@ -1,0 +1,9 @@
+# Mask R-CNN, SEMA-B, 3x schedule, multi-scale training.
+# Paper's row: none, this size is ours. Our row: not run. GPU memory and hours: not measured.
+# python tools/train.py configs/mask-rcnn_sema-b_fpn_ms-crop-3x_coco.py
+_base_ = "./mask-rcnn_sema-t_fpn_ms-crop-3x_coco.py"
+
+model = dict(
+    backbone=dict(arch="base"),
+    neck=dict(in_channels=[96, 192, 384, 768]),
+)

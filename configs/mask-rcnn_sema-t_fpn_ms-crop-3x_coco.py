@@ -1,0 +1,21 @@
+# Mask R-CNN, SEMA-T, 3x schedule, multi-scale training.
+# Paper's row: none that we know of. Our row: not run. GPU memory and hours: not measured.
+# python tools/train.py configs/mask-rcnn_sema-t_fpn_ms-crop-3x_coco.py
+_base_ = [
+    "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
+    "./_base_/coco_instance_ms-crop.py",
+    "./_base_/adamw_3x.py",
+    "mmdet::_base_/default_runtime.py",
+]
+custom_imports = dict(imports=["mmsema"], allow_failed_imports=False)
+
+# torchvision's RoIAlign reads channels_last maps correctly, mmcv's does not
+roi_layer = dict(use_torchvision=True)
+model = dict(
+    backbone=dict(_delete_=True, type="SEMA", arch="tiny", drop_path_rate=0.3),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+    roi_head=dict(
+        bbox_roi_extractor=dict(roi_layer=roi_layer),
+        mask_roi_extractor=dict(roi_layer=roi_layer),
+    ),
+)

@@ -1,0 +1,13 @@
+# Evaluation at 512 x 512 of weights trained at 224 x 224 by sema-t_8xb128_in1k.py; nothing is trained here.
+# Paper's row: not stated in our sources. Our row: not run. GPU memory and hours: not measured.
+# python tools/test.py configs/sema-t_8xb128_in1k-512px.py CHECKPOINT
+_base_ = "./sema-t_8xb128_in1k.py"
+
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="ResizeEdge", scale=585, edge="short", backend="pillow", interpolation="bicubic"),
+    dict(type="CenterCrop", crop_size=512),
+    dict(type="PackInputs"),
+]
+val_dataloader = dict(batch_size=16, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader

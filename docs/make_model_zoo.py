@@ -1,0 +1,69 @@
+"""Write docs/model_zoo.md, and the table between <!-- zoo --> and <!-- /zoo --> in README.md, from the model index."""
+
+import re
+from pathlib import Path
+from typing import Dict, List
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+METRICS = {"Image Classification": "Top 1 Accuracy", "Object Detection": "box AP", "Instance Segmentation": "mask AP"}
+HEADER = """# Model zoo
+
+Written by docs/make_model_zoo.py from configs/metafile.yml; change that file instead. "not run" means that nobody has
+trained this here. Results of the paper are the paper's. No pretrained weights exist.
+"""
+
+
+def load_models() -> List[dict]:
+    """The entries of every metafile that model-index.yml imports."""
+    index = yaml.safe_load((ROOT / "model-index.yml").read_text())
+    return [model for file in index["Import"] for model in yaml.safe_load((ROOT / file).read_text())["Models"]]
+
+
+def cells(model: dict, to_root: str) -> Dict[str, str]:
+    """One table row: column name to text."""
+    meta = model["Metadata"]
+    row = {
+        "Config": f"[{model['Name']}]({to_root}{model['Config']})",
+        "Data": meta["Training Data"],
+        "Epochs": str(meta.get("Epochs", "")),
+        "Parameters (M)": f"{meta['Parameters'] / 1e6:.1f}",
+    }
+    for result in model["Results"]:
+        metric = METRICS[result["Task"]]
+        if metric == "Top 1 Accuracy":
+            row["Paper's top-1 (%)"] = str(meta.get("Paper Top 1 Accuracy", ""))
+        value = result["Metrics"].get(metric)
+        row[{"Top 1 Accuracy": "Our top-1 (%)"}.get(metric, f"Our {metric}")] = (
+            "not run" if value is None else str(value)
+        )
+    return row
+
+
+def table(models: List[dict], to_root: str) -> str:
+    rows = [cells(model, to_root) for model in models]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def render() -> Dict[Path, str]:
+    """The files that depend on the model index, and what has to be in them."""
+    models = load_models()
+    by_task = {"Classification": [], "Detection and instance segmentation": []}
+    for model in models:
+        task = model["Results"][0]["Task"]
+        by_task["Classification" if task == "Image Classification" else "Detection and instance segmentation"].append(
+            model
+        )
+    zoo = HEADER + "".join(f"\n## {task}\n\n{table(chosen, '../')}" for task, chosen in by_task.items())
+    readme = (ROOT / "README.md").read_text()
+    block = "<!-- zoo -->\n" + "\n".join(table(chosen, "") for chosen in by_task.values()) + "<!-- /zoo -->"
+    readme = re.sub(r"<!-- zoo -->.*<!-- /zoo -->", lambda _: block, readme, flags=re.DOTALL)
+    return {ROOT / "docs/model_zoo.md": zoo, ROOT / "README.md": readme}
+
+
+if __name__ == "__main__":
+    for path, text in render().items():
+        path.write_text(text)
