@@ -5,12 +5,19 @@ import warnings
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
 MODELS = Registry("model", parent=ROOT_MODELS, scope="mmsema", locations=["mmsema.models"])
 DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="mmsema", locations=["mmsema.datasets"])
 HOOKS = Registry("hook", parent=ROOT_HOOKS, scope="mmsema", locations=["mmsema.engine"])
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=ROOT_OPTIM_WRAPPER_CONSTRUCTORS,
+    scope="mmsema",
+    locations=["mmsema.engine"],
+)
 WEIGHT_INITIALIZERS = Registry(
     "weight initializer", parent=ROOT_WEIGHT_INITIALIZERS, scope="mmsema", locations=["mmsema.checkpoint"]
 )

@@ -209,6 +209,23 @@ class SEMA(BaseModule):
                     module.eval()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> Tuple[int, int]:
+        """The layer that a parameter belongs to and the number of layers, as layer-wise learning-rate decay counts them.
+
+        Layer 0 is the stem, every block is one (with the downsampling after it), and the norms of the outputs and all that
+        follows the backbone (names that do not start with ``prefix``) are the last.
+        """
+        depths = [len(stage) for stage in self.stages]
+        last = sum(depths) + 1
+        kind, *numbers = param_name[len(prefix) :].split(".") if param_name.startswith(prefix) else [""]
+        if kind == "stem":
+            return 0, last + 1
+        if kind == "stages":
+            return 1 + sum(depths[: int(numbers[0])]) + int(numbers[1]), last + 1
+        if kind == "downsamples":
+            return sum(depths[: int(numbers[0]) + 1]), last + 1
+        return last, last + 1
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"x must be images of shape (B, 3, H, W), got {tuple(x.shape)}")
