@@ -46,8 +46,6 @@ def load_config(arguments: argparse.Namespace) -> Config:
         for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(key):
                 cfg[key] = ConfigDict({"collate_fn": dict(type="default_collate"), **cfg[key]})
-    if not torch.cuda.is_available() and cfg.get("env_cfg", {}).get("dist_cfg", {}).get("backend") == "nccl":
-        cfg.env_cfg.dist_cfg.backend = "gloo"
     parser = argparse.ArgumentParser()
     parser.add_argument("--cfg-options", nargs="*", action=DictAction)
     options = [option for option in arguments.cfg_options if "=" not in option]
@@ -84,6 +82,11 @@ def build_runner(cfg: Config, min_matched: float) -> Runner:
 
         setup_cache_size_limit_of_dynamo()
     read_safely()
+    if cfg.get("launcher") == "pytorch" and not torch.cuda.is_available():
+        # mmengine's own start and wrapper ask for a GPU, whatever the backend
+        torch.distributed.init_process_group("gloo")
+        wrapper = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=False)
+        cfg.model_wrapper_cfg = ConfigDict({**wrapper, **(cfg.get("model_wrapper_cfg") or {})})
     runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
     runner.register_hook(CheckWeights(min_matched))
     return runner
