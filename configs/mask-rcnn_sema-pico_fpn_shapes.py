@@ -13,19 +13,26 @@ model = dict(
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
-        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=6),
+        bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=4, reg_class_agnostic=True),
         mask_roi_extractor=dict(out_channels=width),
-        mask_head=dict(in_channels=width, conv_out_channels=width, num_classes=6, norm_cfg=dict(type="BN")),
+        mask_head=dict(
+            num_convs=2,
+            in_channels=width,
+            conv_out_channels=width,
+            num_classes=4,
+            class_agnostic=True,
+            norm_cfg=dict(type="BN"),
+        ),
     ),
     train_cfg=dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=200),
-        rcnn=dict(sampler=dict(num=32)),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)),
 )
 
 data_root = "data/shapes/"
-metainfo = dict(classes=("circle", "square", "triangle", "star", "ring", "cross"))
+metainfo = dict(classes=("circle", "square", "triangle", "star"))
 train_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
@@ -69,7 +76,8 @@ test_evaluator = val_evaluator
 
 max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=10.0))
+# fused: on the CPU since torch 2.4
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3, fused=True), clip_grad=dict(max_norm=10.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min=1e-5, convert_to_iter_based=True),

@@ -104,7 +104,7 @@ def assert_same_predictions(first, second):
 
 def test_predictions_are_the_same_in_channels_last():
     """Our configs, converted as any PyTorch user would."""
-    model, data = build_decided(Config.fromfile(ROOT_CONFIG)), batch(6)
+    model, data = build_decided(Config.fromfile(ROOT_CONFIG)), batch(4)
     expected = predict(model, data)
     model.to(memory_format=torch.channels_last)
     assert_same_predictions(predict(model, data, torch.channels_last), expected)
@@ -115,7 +115,7 @@ def test_to_channels_last_closes_the_trap_of_mmcv_roi_align():
     cfg = Config.fromfile(ROOT_CONFIG)
     for extractor in (cfg.model.roi_head.bbox_roi_extractor, cfg.model.roi_head.mask_roi_extractor):
         extractor.roi_layer.use_torchvision = False
-    model, data = build_decided(cfg), batch(6)
+    model, data = build_decided(cfg), batch(4)
     expected = predict(model, data)
     model.to(memory_format=torch.channels_last)
     with pytest.raises(AssertionError):

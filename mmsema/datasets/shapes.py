@@ -11,47 +11,29 @@ import numpy as np
 from pycocotools import mask as coco_mask
 from rich.progress import track
 
-CLASSES = ("circle", "square", "triangle", "star", "ring", "cross")
+CLASSES = ("circle", "square", "triangle", "star")
+TEXTURES = ("dots", "checks", "stripes", "gradient")  # of the classes in turn; colours are drawn for every shape
 SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # shapes are rasterised this much finer, which gives smooth edges
-MIN_VISIBLE = 0.45  # no shape may cover more than the rest of another one
+MIN_VISIBLE = 0.6  # no shape may cover more than the rest of another one
 
 Mask = np.ndarray  # (H, W) bool
 
 
-def _outline(name: str, angle: float) -> List[np.ndarray]:
-    """Polygons of a shape in the unit disc; a second one is a hole."""
-
-    def star(points: int, inner: float) -> np.ndarray:
-        t = angle + np.arange(2 * points) * math.pi / points
-        r = np.where(np.arange(2 * points) % 2, inner, 1.0)
-        return np.stack([r * np.cos(t), r * np.sin(t)], 1)
-
-    if name in ("circle", "ring"):
-        t = np.linspace(0, 2 * math.pi, 64, endpoint=False)
-        disc = np.stack([np.cos(t), np.sin(t)], 1)
-        return [disc] if name == "circle" else [disc, 0.55 * disc]
-    if name == "star":
-        return [star(5, 0.45)]
-    if name == "cross":
-        arm = 0.34
-        quarter = np.array([[arm, -0.95], [arm, -arm], [0.95, -arm], [0.95, arm]])
-        turns = [np.array([[c, -s], [s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
-        points = np.concatenate([quarter @ turn.T for turn in turns])
-        c, s = math.cos(angle), math.sin(angle)
-        return [points @ np.array([[c, s], [-s, c]])]
-    corners = {"triangle": 3, "square": 4}[name]
+def _outline(name: str, angle: float) -> np.ndarray:
+    """Corners of a shape in the unit disc, (n, 2)."""
+    corners = {"circle": 64, "square": 4, "triangle": 3, "star": 10}[name]
     t = angle + np.arange(corners) * 2 * math.pi / corners
-    return [np.stack([np.cos(t), np.sin(t)], 1)]
+    r = np.where(np.arange(corners) % 2, 0.42, 1.0) if name == "star" else 1.0
+    return np.stack([r * np.cos(t), r * np.sin(t)], 1)
 
 
 def _coverage(name: str, center: np.ndarray, radius: float, angle: float, size: Tuple[int, int]) -> np.ndarray:
     """How much of each pixel a shape covers, (H, W) float32 in [0, 1]."""
     height, width = size
     canvas = np.zeros((height * SUPERSAMPLING, width * SUPERSAMPLING), np.uint8)
-    for fill, polygon in zip((255, 0), _outline(name, angle)):
-        points = np.round((center + radius * polygon) * SUPERSAMPLING).astype(np.int32)
-        cv2.fillPoly(canvas, [points], fill)
+    points = np.round((center + radius * _outline(name, angle)) * SUPERSAMPLING).astype(np.int32)
+    cv2.fillPoly(canvas, [points], 255)
     return cv2.resize(canvas, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
 
 
@@ -66,31 +48,30 @@ def _noise(rng: np.random.Generator, size: Tuple[int, int], cell: int) -> np.nda
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
 
 
-def _texture(rng: np.random.Generator, size: Tuple[int, int], first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """A two-coloured pattern, (H, W, 3): plain, stripes, checks, dots, a gradient or noise."""
+def _texture(rng: np.random.Generator, size: Tuple[int, int], pattern: str, colors: Tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """A pattern in two colours, at a random angle and period, (H, W, 3)."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    angle, period = rng.uniform(0, math.pi), rng.uniform(6, 14)
+    angle, period = rng.uniform(0, math.pi), rng.uniform(6, 12)
     u = (x * math.cos(angle) + y * math.sin(angle)) / period
     v = (y * math.cos(angle) - x * math.sin(angle)) / period
-    patterns = (
-        lambda: np.zeros(size),
-        lambda: np.sin(2 * math.pi * u) > 0,
-        lambda: (np.sin(2 * math.pi * u) > 0) ^ (np.sin(2 * math.pi * v) > 0),
-        lambda: (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.09,
-        lambda: (u - u.min()) / np.ptp(u),
-        lambda: _noise(rng, size, 6)[..., 0],
-    )
-    blend = patterns[rng.integers(len(patterns))]().astype(np.float32)
-    blend = cv2.GaussianBlur(blend, (3, 3), 0.6)[..., None]
-    return first * (1 - blend) + second * blend
+    if pattern == "dots":
+        blend = (u % 1 - 0.5) ** 2 + (v % 1 - 0.5) ** 2 < 0.09
+    elif pattern == "checks":
+        blend = (np.sin(2 * math.pi * u) > 0) ^ (np.sin(2 * math.pi * v) > 0)
+    elif pattern == "stripes":
+        blend = np.sin(2 * math.pi * u) > 0
+    else:  # gradient
+        blend = (u - u.min()) / np.ptp(u)
+    blend = cv2.GaussianBlur(blend.astype(np.float32), (3, 3), 0.6)[..., None]
+    return colors[0] * (1 - blend) + colors[1] * blend
 
 
 def _background(rng: np.random.Generator, size: Tuple[int, int]) -> np.ndarray:
-    first, second = (_color(rng, (10, 90), (70, 235)) for _ in range(2))
-    image = first + (second - first) * _noise(rng, size, int(rng.integers(20, 50)))
-    if rng.random() < 0.5:
-        image = 0.75 * image + 0.25 * _texture(rng, size, first, second)
-    return image + rng.normal(0, 5, (*size, 1)).astype(np.float32)
+    """A pale gradient with clouds and grain."""
+    first, second = (_color(rng, (5, 60), (110, 240)) for _ in range(2))
+    image = _texture(rng, size, "gradient", (first, second))
+    image = image + 24 * (_noise(rng, size, int(rng.integers(24, 50))) - 0.5)
+    return image + rng.normal(0, 3, (*size, 1)).astype(np.float32)
 
 
 def _paint(image: np.ndarray, coverage: np.ndarray, pattern: np.ndarray) -> np.ndarray:
@@ -138,9 +119,9 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
             items[i] = (other, visible & ~mask, is_crowd)
         items.append((label, mask, crowd))
         full_areas.append(int(mask.sum()))
-        first = _color(rng, (110, 256), (90, 256))
-        second = first + rng.uniform(0.15, 0.5) * (_color(rng, (60, 256), (60, 256)) - first)
-        image = _paint(image, cover, _texture(rng, size, first, second))
+        first, second = _color(rng, (140, 256), (90, 256)), _color(rng, (60, 256), (60, 256))
+        colors = (first, first + rng.uniform(0.3, 0.7) * (second - first))
+        image = _paint(image, cover, _texture(rng, size, TEXTURES[label], colors))
         return True
 
     full_areas: List[int] = []
@@ -152,10 +133,10 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
             for _ in range(rng.integers(10, 20))
         ]
         add(np.max(covers, axis=0), label, True)
-    wanted, shapes = int(rng.integers(2, 8)), 0
+    wanted, shapes = int(rng.integers(2, 6)), 0
     for _ in range(4 * wanted):
         label = int(rng.integers(len(CLASSES)))
-        radius = float(np.exp(rng.uniform(math.log(9), math.log(32))))
+        radius = float(np.exp(rng.uniform(math.log(12), math.log(32))))
         center = rng.uniform(0.5 * radius, np.array(size[::-1]) - 0.5 * radius)
         shapes += add(_coverage(CLASSES[label], center, radius, rng.uniform(0, 6.3), size), label, False)
         if shapes == wanted:
