@@ -87,7 +87,9 @@ def build_runner(cfg: Config, min_matched: float) -> Runner:
         torch.distributed.init_process_group("gloo")
         wrapper = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=False)
         cfg.model_wrapper_cfg = ConfigDict({**wrapper, **(cfg.get("model_wrapper_cfg") or {})})
-    runner = RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    if "runner_type" in cfg:
+        return RUNNERS.build(cfg)  # its processes may hold shards of the model, which CheckWeights cannot compare
+    runner = Runner.from_cfg(cfg)
     runner.register_hook(CheckWeights(min_matched))
     return runner
 
