@@ -12,7 +12,7 @@ model = dict(
         anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
+        bbox_roi_extractor=dict(out_channels=width, finest_scale=28, roi_layer=dict(sampling_ratio=2)),
         bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=4, reg_class_agnostic=True),
         mask_roi_extractor=dict(out_channels=width),
         mask_head=dict(
@@ -74,7 +74,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/instances_val.json")
 test_evaluator = val_evaluator
 
-max_epochs = 5
+max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs)
 # fused: on the CPU since torch 2.4
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3, fused=True), clip_grad=dict(max_norm=10.0))
