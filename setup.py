@@ -1,6 +1,7 @@
 """Build script. The wheel carries configs and tools where mim and mmengine look for them (``.mim``)."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -22,8 +23,8 @@ EXTRAS = {
 class BuildWithMim(build_py):
     """Copy configs, tools and the model index beside the code.
 
-    The second copy, in ``_mmsema_mim``, is for onedl-mim 0.5.1: it takes the first path of a wheel's RECORD as the package's
-    folder, and ``mmsema-0.1.0.dist-info`` sorts before ``mmsema``. An underscore sorts before both.
+    The second copy, in ``_mmsema_mim``, is for onedl-mim 0.5.1: it takes the first path of a wheel's RECORD as the
+    package's folder, and ``mmsema-0.1.0.dist-info`` sorts before ``mmsema``. An underscore sorts before both.
     """
 
     def run(self) -> None:
@@ -40,6 +41,9 @@ class BuildWithMim(build_py):
         (Path(self.build_lib) / "_mmsema_mim" / "__init__.py").write_text('"""Data for mim; see setup.py."""\n')
 
 
+# Not build/ in the checkout: mim would find every config there a second time, and old files would get into new wheels.
+BUILD_FOLDER = tempfile.TemporaryDirectory()
+
 setup(
     name="mmsema",
     version=VERSION["__version__"],
@@ -54,6 +58,7 @@ setup(
     install_requires=["torch>=2.1", "torchvision>=0.16"],
     extras_require=EXTRAS,
     cmdclass={"build_py": BuildWithMim},
+    options={"build": {"build_base": BUILD_FOLDER.name}},
     zip_safe=False,
     classifiers=[
         "Intended Audience :: Science/Research",

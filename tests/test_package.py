@@ -26,7 +26,11 @@ def source(tmp_path_factory) -> Path:
     """The tracked files, as a fresh clone has them."""
     folder = tmp_path_factory.mktemp("source")
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file():
@@ -35,18 +39,43 @@ def source(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def environment(tmp_path) -> Path:
+def new_environment(folder: Path) -> Path:
     """A new environment that has this one's packages but not this checkout; returns its interpreter."""
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    python = tmp_path / "venv/bin/python"
-    site = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
+    python = folder / "venv/bin/python"
+    command = [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
+    site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     Path(site, "hosts.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
-    missing = subprocess.run([python, "-c", "import mmsema"], capture_output=True, text=True, cwd=tmp_path)
+    missing = subprocess.run([python, "-c", "import mmsema"], capture_output=True, text=True, cwd=folder)
     assert "No module named 'mmsema'" in missing.stderr  # paths in a .pth file bring no editable installs along
     return python
+
+
+@pytest.fixture
+def environment(tmp_path) -> Path:
+    return new_environment(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def with_wheel(source, tmp_path_factory) -> Path:
+    """The interpreter of an environment with the wheel installed."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", folder, source]
+    subprocess.run(command, check=True)
+    (wheel,) = folder.glob("mmsema-0.1.0-*.whl")
+    python = new_environment(folder)
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
+    return python
+
+
+def mim(python: Path, cwd: Path, *arguments) -> str:
+    """Run ``mim`` with the interpreter's packages in ``cwd``; returns what it printed."""
+    command = [python, "-W", "ignore", "-c", "from mim.cli import cli; cli()", *map(str, arguments)]
+    path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = dict(os.environ, PATH=path, NO_COLOR="1", COLUMNS="200")
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
 
 
 def check(python: Path, cwd: Path, from_checkout: bool = False) -> None:
@@ -57,30 +86,51 @@ def check(python: Path, cwd: Path, from_checkout: bool = False) -> None:
     assert from_checkout or all(str(python.parents[1]) in file for file in files)
 
 
-def test_wheel_works_from_any_folder(source, environment, tmp_path):
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
-    subprocess.run(command, check=True)
-    (wheel,) = tmp_path.glob("mmsema-0.1.0-*.whl")
-    subprocess.run([environment, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
+def test_wheel_works_from_any_folder(source, with_wheel, tmp_path):
+    environment = with_wheel
     for cwd in (tmp_path, source / "mmsema"):
         check(environment, cwd)
     check(environment, source, from_checkout=True)  # Python puts the folder it runs in first
     installed = Path(json.loads(subprocess.run(
         [environment, "-c", "import json, mmsema; print(json.dumps(mmsema.__file__))"],
         capture_output=True, text=True, check=True, cwd=tmp_path).stdout)).parent  # fmt: skip
-    for carried in ("configs/mask-rcnn_sema-t_fpn_1x_coco.py", "tools/train.py", "tools/dist_train.sh", "model-index.yml"):
+    for carried in (
+        "configs/mask-rcnn_sema-t_fpn_1x_coco.py",
+        "tools/train.py",
+        "tools/dist_train.sh",
+        "model-index.yml",
+    ):
         assert (installed / ".mim" / carried).is_file()
     top = {path.name.split("-")[0] for path in installed.parent.iterdir()}
     assert not top & {"kernels", "tools", "tests", "docs", "configs"}  # names that belong to others
 
 
 def test_mim_install(source, environment, tmp_path):
-    mim = "from mim.cli import cli; cli()"
-    command = [environment, "-W", "ignore", "-c", mim, "install", "--no-deps", "--no-build-isolation", "."]
-    path = f"{environment.parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, env=dict(os.environ, PATH=path))
-    assert done.returncode == 0, done.stdout + done.stderr
+    mim(environment, source, "install", "--no-deps", "--no-build-isolation", ".")
     check(environment, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def editable(source, tmp_path_factory) -> Path:
+    """The interpreter of an environment with an editable install."""
+    python = new_environment(tmp_path_factory.mktemp("editable"))
+    mim(python, source, "install", "--no-deps", "--no-build-isolation", "-e", ".")
+    return python
+
+
+@pytest.mark.parametrize("kind", ["with_wheel", "editable"])
+def test_mim_search_train_test_and_run(kind, request, tmp_path):
+    """In a folder of its own, with nothing but names."""
+    python, config = request.getfixturevalue(kind), "sema-pico_digits.py"
+    found = mim(python, tmp_path, "search", "mmsema", "--config", "sema-t_8xb128_in1k")
+    assert "sema-t_8xb128_in1k" in found and "24392200" in found
+    options = ["--work-dir", "work", "--cfg-options", "train_cfg.max_epochs=1", "train_dataloader.batch_size=480"]
+    mim(python, tmp_path, "train", "mmsema", config, *options, "default_hooks.checkpoint.interval=1")
+    checkpoint = tmp_path / "work/epoch_1.pth"
+    tested = mim(python, tmp_path, "test", "mmsema", config, "--checkpoint", checkpoint, "--work-dir", "tested")
+    assert "accuracy/top1" in tested
+    published = mim(python, tmp_path, "run", "mmsema", "publish_model", checkpoint, "digits.pth")
+    assert len(list(tmp_path.glob("digits-????????.pth"))) == 1, published
 
 
 def test_without_mmengine_the_error_says_both_install_lines(tmp_path):
