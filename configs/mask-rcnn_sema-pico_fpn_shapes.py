@@ -12,11 +12,10 @@ model = dict(
         anchor_generator=dict(scales=[4], strides=[4, 8, 16, 32]),
     ),
     roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=width, finest_scale=28, roi_layer=dict(sampling_ratio=2)),
+        bbox_roi_extractor=dict(out_channels=width, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=width, fc_out_channels=256, num_classes=4, reg_class_agnostic=True),
         mask_roi_extractor=dict(out_channels=width),
         mask_head=dict(
-            num_convs=2,
             in_channels=width,
             conv_out_channels=width,
             num_classes=4,
@@ -74,16 +73,16 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + "annotations/instances_val.json")
 test_evaluator = val_evaluator
 
-max_epochs = 4
+max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs)
 # fused: on the CPU since torch 2.4
-optim_wrapper = dict(optimizer=dict(lr=1.5e-3, fused=True), clip_grad=dict(max_norm=10.0))
+optim_wrapper = dict(optimizer=dict(lr=2e-3, fused=True), clip_grad=dict(max_norm=10.0))
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min=1e-5, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(
-    logger=dict(interval=50),
+    logger=dict(interval=25),
     checkpoint=dict(max_keep_ckpts=1),
 )

@@ -51,7 +51,7 @@ def _noise(rng: np.random.Generator, size: Tuple[int, int], cell: int) -> np.nda
 def _texture(rng: np.random.Generator, size: Tuple[int, int], pattern: str, colors: Tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """A pattern in two colours, at a random angle and period, (H, W, 3)."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
-    angle, period = rng.uniform(0, math.pi), rng.uniform(7, 13)
+    angle, period = rng.uniform(0, math.pi), rng.uniform(6, 12)
     u = (x * math.cos(angle) + y * math.sin(angle)) / period
     v = (y * math.cos(angle) - x * math.sin(angle)) / period
     if pattern == "dots":
@@ -120,7 +120,7 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
         items.append((label, mask, crowd))
         full_areas.append(int(mask.sum()))
         first, second = _color(rng, (140, 256), (90, 256)), _color(rng, (60, 256), (60, 256))
-        colors = (first, first + rng.uniform(0.5, 0.9) * (second - first))
+        colors = (first, first + rng.uniform(0.3, 0.7) * (second - first))
         image = _paint(image, cover, _texture(rng, size, TEXTURES[label], colors))
         return True
 
@@ -136,7 +136,7 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
     wanted, shapes = int(rng.integers(2, 6)), 0
     for _ in range(4 * wanted):
         label = int(rng.integers(len(CLASSES)))
-        radius = float(np.exp(rng.uniform(math.log(16), math.log(40))))
+        radius = float(np.exp(rng.uniform(math.log(12), math.log(32))))
         center = rng.uniform(0.5 * radius, np.array(size[::-1]) - 0.5 * radius)
         shapes += add(_coverage(CLASSES[label], center, radius, rng.uniform(0, 6.3), size), label, False)
         if shapes == wanted:
