@@ -148,7 +148,7 @@ register(
 def _conv_grads(weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor, residual: bool) -> Tuple[Tensor, Tensor, Tensor]:
     """Gradients of weight, bias and x from that of conv(x), or of x + conv(x)."""
     grad_x, sums = torch.ops.mmsema.depthwise_backward(weight, x, grad, residual)
-    return sums[:9].t().reshape(weight.shape).to(weight.dtype), sums[9].to(bias.dtype), grad_x
+    return sums[:9].t().contiguous().view(weight.shape).to(weight.dtype), sums[9].to(bias.dtype), grad_x
 
 
 class _Residual(torch.autograd.Function):

@@ -23,8 +23,8 @@ def window_merge(windows: Tensor, height: int, width: int, H: int, W: int) -> Te
 
 def split_lengths(length: int, window_size: int) -> List[int]:
     """The whole windows' part of a side and, where there is one, the ragged rest: 16 by 7 -> [14, 2]."""
-    rest = length % window_size
-    return [part for part in (length - rest, rest) if part]
+    whole = length // window_size * window_size  # torch.compile simplifies this, but not length - length % window_size
+    return [part for part in (whole, length - whole) if part]
 
 
 def map_windows(fn: Callable[..., Tensor], window_size: int, *maps: Tensor) -> Tensor:
