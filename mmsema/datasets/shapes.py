@@ -15,6 +15,7 @@ CLASSES = ("circle", "square", "triangle", "star")
 TEXTURES = ("dots", "checks", "stripes", "gradient")  # of the classes in turn; colours are drawn for every shape
 SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # shapes are rasterised this much finer, which gives smooth edges
+RLE_SHARE = 0.15  # of the single shapes' masks are stored as compressed RLE, as some annotation tools do
 MIN_VISIBLE = 0.6  # no shape may cover more than the rest of another one
 
 Mask = np.ndarray  # (H, W) bool
@@ -81,13 +82,13 @@ def _paint(image: np.ndarray, coverage: np.ndarray, pattern: np.ndarray) -> np.n
     return image * (1 - alpha) + pattern * alpha
 
 
-def _segmentation(mask: Mask) -> Union[dict, List[List[float]]]:
-    """Polygons of a mask; compressed RLE where it has a hole, which polygons cannot say."""
+def _segmentation(mask: Mask, as_rle: bool) -> Union[dict, List[List[float]]]:
+    """Polygons of a mask; compressed RLE where asked for or where it has a hole, which polygons cannot say."""
     zoom = 8  # contours run through pixel centres; on a finer grid these lie close to the pixels' outer edges
     fine = np.kron(mask.astype(np.uint8), np.ones((zoom, zoom), np.uint8))
     contours, hierarchy = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parts = [c for c in contours if cv2.contourArea(c) >= 12 * zoom**2]  # without the slivers that overlaps leave
-    if not parts or (hierarchy[0, :, 3] >= 0).any():
+    if as_rle or not parts or (hierarchy[0, :, 3] >= 0).any():
         rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         return dict(size=rle["size"], counts=rle["counts"].decode())
     outlines = [cv2.approxPolyDP(part, zoom / 2, True).reshape(-1, 2) for part in parts]
@@ -143,7 +144,7 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
             break
     annotations = []
     for label, mask, crowd in items:
-        segmentation = _uncompressed_rle(mask) if crowd else _segmentation(mask)
+        segmentation = _uncompressed_rle(mask) if crowd else _segmentation(mask, as_rle=rng.random() < RLE_SHARE)
         rle = segmentation
         if not isinstance(segmentation, dict) or crowd:
             rle = coco_mask.frPyObjects(segmentation, *size)

@@ -82,8 +82,10 @@ def test_polygons_and_rle_say_the_mask(seed):
     yy, xx = np.mgrid[:70, :60]
     center, radius = generator.uniform(15, 45, 2), generator.uniform(8, 25)
     distance = np.hypot(yy - center[0], xx - center[1])
-    for mask, form in ((distance < radius, list), ((distance < radius) & (distance > radius / 2), dict)):
-        found = _segmentation(mask)
+    ring = (distance < radius) & (distance > radius / 2)
+    assert isinstance(_segmentation(distance < radius, as_rle=True), dict)
+    for mask, form in ((distance < radius, list), (ring, dict)):
+        found = _segmentation(mask, as_rle=False)
         assert isinstance(found, form)
         rle = coco_mask.merge(coco_mask.frPyObjects(found, 70, 60)) if form is list else found
         truth = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
