@@ -22,7 +22,9 @@ def _draw(axes: plt.Axes, image: np.ndarray, instances: Sequence[Instance], titl
         overlay[mask] = (*color[:3], 0.35)
         axes.imshow(overlay, extent=(0, width, height, 0))
         padded = np.pad(mask, 1).astype(float)  # closes the outlines of objects at the border
-        axes.contour(np.arange(-0.5, width + 1), np.arange(-0.5, height + 1), padded, [0.5], colors=[color], linewidths=1.5)
+        axes.contour(
+            np.arange(-0.5, width + 1), np.arange(-0.5, height + 1), padded, [0.5], colors=[color], linewidths=1.5
+        )
         ys, xs = np.nonzero(mask)
         style = dict(facecolor=color, edgecolor="none", alpha=0.8, boxstyle="round,pad=0.15")
         axes.text(xs.min(), max(ys.min(), 6), caption, fontsize=6, color="white", va="bottom", bbox=style, clip_on=True)
@@ -51,7 +53,7 @@ def draw_detections(
     figure, grid = plt.subplots(rows, 2 * columns, figsize=(4.2 * columns, 2.3 * rows), squeeze=False, dpi=130)
     for axes in grid.flat:
         axes.axis("off")
-    for i, (image, truth, prediction) in enumerate(zip(images, truths, predictions)):
+    for i, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
         row, column = divmod(i, columns)
         _draw(grid[row, 2 * column], image, truth, "truth")
         _draw(grid[row, 2 * column + 1], image, prediction, "prediction")

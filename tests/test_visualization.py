@@ -11,7 +11,9 @@ import pytest
 from mmsema.visualization import draw_curves, draw_detections, read_scalars
 
 ROOT = Path(__file__).resolve().parents[1]
-METRICS = {f"coco/{kind}_{key}": 0.5 for kind in ("bbox", "segm") for key in ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m")}
+METRICS = {
+    f"coco/{kind}_{key}": 0.5 for kind in ("bbox", "segm") for key in ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m")
+}
 
 
 def log(work_dir: Path, run: str, lines) -> None:

@@ -35,7 +35,11 @@ def predict(checkpoint: Path, count: int):
     images = [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]
     truths = [
         [
-            (a["category_id"] - 1, coco.annToMask(a).astype(bool), ("crowd of " if a["iscrowd"] else "") + classes[a["category_id"] - 1])
+            (
+                a["category_id"] - 1,
+                coco.annToMask(a).astype(bool),
+                ("crowd of " if a["iscrowd"] else "") + classes[a["category_id"] - 1],
+            )
             for a in coco.loadAnns(coco.getAnnIds(info["id"]))
         ]
         for info in infos
@@ -47,7 +51,7 @@ def predict(checkpoint: Path, count: int):
         predictions.append(
             [
                 (int(label), mask, f"{classes[label]} {score:.2f}")
-                for label, mask, score in zip(found.labels, found.masks, found.scores)
+                for label, mask, score in zip(found.labels, found.masks, found.scores, strict=True)
                 if mask.any()
             ]
         )

@@ -42,7 +42,12 @@ def pinned(name):
 
 
 def fingerprint():
-    parts = [CONSTRAINTS.read_bytes(), Path(__file__).read_bytes(), (ROOT / "setup.py").read_bytes(), (ROOT / "pyproject.toml").read_bytes()]
+    parts = [
+        CONSTRAINTS.read_bytes(),
+        Path(__file__).read_bytes(),
+        (ROOT / "setup.py").read_bytes(),
+        (ROOT / "pyproject.toml").read_bytes(),
+    ]
     parts += [str(ROOT).encode(), sys.version.encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
@@ -50,7 +55,7 @@ def fingerprint():
 def check_machine():
     """Everything that can be known to be missing before any long step."""
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        fail("Python 3.10, 3.11 or 3.12 is needed, {} is {}; name one, for instance: make demo PYTHON=python3.11".format(
+        fail("Python 3.10, 3.11 or 3.12 is needed, {} is {}; name one, as in: make demo PYTHON=python3.11".format(
             sys.executable, platform.python_version()))  # fmt: skip
     try:
         import ensurepip  # noqa: F401
@@ -75,7 +80,9 @@ def check_compiler():
 
 
 def make_venv():
-    if not VENV_PYTHON.exists() or subprocess.call(PIP + ["--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
+    if not VENV_PYTHON.exists() or subprocess.call(
+        PIP + ["--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ):
         say("making the virtual environment in {}".format(VENV))
         shutil.rmtree(str(VENV), ignore_errors=True)
         if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
@@ -92,7 +99,11 @@ def install_build_tools():
     """The first, small download; it also shows whether the package index can be reached."""
     tools = ["{}=={}".format(name, pinned(name)) for name in ("setuptools", "wheel", "ninja", "psutil")]
     if pip("install", "--retries", "1", "--timeout", "20", *tools):
-        fail("pip could not install {}; check the network, or pip's index-url and proxy settings".format(", ".join(tools)))
+        fail(
+            "pip could not install {}; check the network, or pip's index-url and proxy settings".format(
+                ", ".join(tools)
+            )
+        )
 
 
 def install_torch():
@@ -115,8 +126,9 @@ def accelerator():
         return "cpu", {}
     cuda, (major, minor) = found
     if shutil.which("nvcc") is None and "CUDA_HOME" not in os.environ:
-        fail("torch sees a CUDA device, but there is no nvcc to build mmcv's operators for it: install the CUDA {} toolkit "
-             "and put nvcc on PATH, or hide the device with CUDA_VISIBLE_DEVICES= to run on the CPU".format(cuda))  # fmt: skip
+        fail("torch sees a CUDA device, but there is no nvcc to build mmcv's operators for it: install the CUDA {} "
+             "toolkit and put nvcc on PATH, or hide the device (CUDA_VISIBLE_DEVICES=) to run on the CPU".format(cuda)
+        )  # fmt: skip
     arch = "{}.{}".format(major, minor)
     return "cuda{}-sm{}{}".format(cuda, major, minor), {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": arch}
 
@@ -132,7 +144,9 @@ def mmcv_wheel():
     version, torch_version = pinned("onedl-mmcv"), pinned("torch")
     device, flags = accelerator()
     tag = "cp{}{}".format(*sys.version_info[:2])
-    folder = CACHE / "wheels" / "mmcv-{}_torch-{}_{}_{}_{}".format(version, torch_version, device, tag, platform.machine())
+    folder = (
+        CACHE / "wheels" / "mmcv-{}_torch-{}_{}_{}_{}".format(version, torch_version, device, tag, platform.machine())
+    )
     for wheel in folder.glob("*.whl"):
         if zipfile.is_zipfile(str(wheel)):
             say("mmcv {} with operators for {}: from the cache".format(version, device))
@@ -176,7 +190,15 @@ def mmcv_wheel():
 
 def install_project(wheel):
     say("installing the OpenMMLab packages and mmsema")
-    arguments = ["install", "-c", str(CONSTRAINTS), "--no-build-isolation", str(wheel), "-e", "{}[onedl,dev]".format(ROOT)]
+    arguments = [
+        "install",
+        "-c",
+        str(CONSTRAINTS),
+        "--no-build-isolation",
+        str(wheel),
+        "-e",
+        "{}[onedl,dev]".format(ROOT),
+    ]
     if pip(*arguments):
         fail("installing the OpenMMLab packages failed, see above; run the command again to go on from here")
     # mmcv asks for opencv-python, imaug for the headless build; they share files, and only the second needs no libGL

@@ -49,7 +49,9 @@ def _noise(rng: np.random.Generator, size: Tuple[int, int], cell: int) -> np.nda
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1)[..., None]
 
 
-def _texture(rng: np.random.Generator, size: Tuple[int, int], pattern: str, colors: Tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def _texture(
+    rng: np.random.Generator, size: Tuple[int, int], pattern: str, colors: Tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
     """A pattern in two colours, at a random angle and period, (H, W, 3)."""
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     angle, period = rng.uniform(0, math.pi), rng.uniform(6, 12)
@@ -113,7 +115,7 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
     def add(cover: np.ndarray, label: int, crowd: bool) -> bool:
         nonlocal image
         mask = cover > 0.5
-        left = [int((visible & ~mask).sum()) / full for (_, visible, _), full in zip(items, full_areas)]
+        left = [int((visible & ~mask).sum()) / full for (_, visible, _), full in zip(items, full_areas, strict=True)]
         if mask.sum() < 80 or any(share < MIN_VISIBLE for share in left):
             return False
         for i, (other, visible, is_crowd) in enumerate(items):
@@ -165,8 +167,8 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
 def make_split(root: Path, split: str, count: int, seed: int) -> Path:
     """Write ``root/<split>/*.jpg`` and ``root/annotations/instances_<split>.json``; returns the latter's path.
 
-    The same seed gives the same bytes: picture i depends on (seed, split, i) alone. The annotation file is written last and
-    in one step, so that it exists only beside all of its pictures.
+    The same seed gives the same bytes: picture i depends on (seed, split, i) alone. The annotation file is written last
+    and in one step, so that it exists only beside all of its pictures.
     """
     folder = root / split
     folder.mkdir(parents=True, exist_ok=True)

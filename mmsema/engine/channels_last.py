@@ -11,11 +11,14 @@ def _make_contiguous(module: nn.Module, inputs: tuple) -> tuple:
 def to_channels_last(model: nn.Module) -> nn.Module:
     """Convert ``model`` to ``torch.channels_last`` in place and return it.
 
-    mmcv's compiled operators (RoIAlign among them) read a channels_last map as if it were contiguous: wrong numbers, no error.
-    So every module from ``mmcv.ops`` gets its inputs made contiguous first.
+    mmcv's compiled operators (RoIAlign among them) read a channels_last map as if it were contiguous: wrong numbers, no
+    error. So every module from ``mmcv.ops`` gets its inputs made contiguous first.
     """
     model.to(memory_format=torch.channels_last)
     for module in model.modules():
-        if type(module).__module__.startswith("mmcv.ops") and _make_contiguous not in module._forward_pre_hooks.values():
+        if (
+            type(module).__module__.startswith("mmcv.ops")
+            and _make_contiguous not in module._forward_pre_hooks.values()
+        ):
             module.register_forward_pre_hook(_make_contiguous)
     return model

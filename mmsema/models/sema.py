@@ -210,10 +210,10 @@ class SEMA(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = "") -> Tuple[int, int]:
-        """The layer that a parameter belongs to and the number of layers, as layer-wise learning-rate decay counts them.
+        """The layer that a parameter belongs to and the number of layers, as layer-wise learning-rate decay counts.
 
-        Layer 0 is the stem, every block is one (with the downsampling after it), and the norms of the outputs and all that
-        follows the backbone (names that do not start with ``prefix``) are the last.
+        Layer 0 is the stem, every block is one (with the downsampling after it), and the norms of the outputs and all
+        that follows the backbone (names that do not start with ``prefix``) are the last.
         """
         depths = [len(stage) for stage in self.stages]
         last = sum(depths) + 1

@@ -27,7 +27,9 @@ def clone(tmp_path) -> Path:
 def refused(clone: Path, **env) -> str:
     started = time.time()
     environment = dict(os.environ, XDG_CACHE_HOME=str(clone.parent / "cache"), **env)
-    done = subprocess.run([sys.executable, clone / SCRIPT], capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(
+        [sys.executable, clone / SCRIPT], capture_output=True, text=True, env=environment, timeout=300
+    )
     assert done.returncode != 0 and "Traceback" not in done.stderr
     assert time.time() - started < 120
     return done.stderr.strip().splitlines()[-1]

@@ -76,8 +76,8 @@ def test_coco_config_trains_on_a_small_set_in_coco_layout(tmp_path):
     """All 80 categories, the config as it is but for the picture size."""
     import cv2
     import numpy as np
-
     from mmdet.datasets import CocoDataset
+
     from mmsema.datasets.shapes import draw_picture
 
     names = CocoDataset.METAINFO["classes"]
@@ -98,7 +98,10 @@ def test_coco_config_trains_on_a_small_set_in_coco_layout(tmp_path):
         target = tmp_path / f"data/coco/annotations/instances_{split}.json"
         target.parent.mkdir(exist_ok=True)
         target.write_text(json.dumps(dict(images=images, annotations=annotations, categories=categories)))
-    small = [f"{loader}.dataset.pipeline.{i}.scale=(160,128)" for loader, i in (("train_dataloader", 2), ("val_dataloader", 1))]
+    small = [
+        f"{loader}.dataset.pipeline.{i}.scale=(160,128)"
+        for loader, i in (("train_dataloader", 2), ("val_dataloader", 1))
+    ]
     options = [*small, "train_cfg.max_epochs=1", "default_hooks.logger.interval=1", "auto_scale_lr.base_batch_size=16"]
     run(tmp_path, ROOT / "tools/train.py", COCO_DETECTOR, "--auto-scale-lr", "--cfg-options", *options)
     lines = scalars(tmp_path / "work_dirs" / COCO_DETECTOR.stem)
@@ -122,7 +125,12 @@ def test_distributed_training_and_testing_on_the_cpu(tmp_path):
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
-    options = ["--cfg-options", "train_cfg.max_epochs=1", "train_cfg.val_interval=1", "default_hooks.checkpoint.interval=1"]
+    options = [
+        "--cfg-options",
+        "train_cfg.max_epochs=1",
+        "train_cfg.val_interval=1",
+        "default_hooks.checkpoint.interval=1",
+    ]
     environment = dict(PORT=port, OMP_NUM_THREADS="1")
     run(tmp_path, ROOT / "tools/dist_train.sh", CLASSIFIER, 2, *options, **environment)
     work_dir = tmp_path / "work_dirs" / CLASSIFIER.stem
@@ -179,6 +187,9 @@ def test_missing_checkpoint_is_named(tmp_path):
 @pytest.mark.parametrize("tool", ["train.py", "test.py", "make_shapes.py"])
 def test_help_answers_without_loading_torch(tool, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "tools" / tool), "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-X", "importtime", str(ROOT / "tools" / tool), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "usage:" in done.stdout and " torch" not in done.stderr
