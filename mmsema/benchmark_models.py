@@ -1,0 +1,146 @@
+"""Whole backbones to time: SEMA beside those that a detector would otherwise use."""
+
+import time
+from contextlib import nullcontext
+from functools import partial
+from typing import Callable, Dict, List, Sequence, Tuple
+
+import torch
+from torch import nn
+
+from .benchmark import Report, Row, kernel, measured, peak_memory, reason, relative_error, times
+from .models import MILA, SEMA
+
+
+class OnKernel(nn.Module):
+    """A backbone of ours on one backend."""
+
+    def __init__(self, backbone: nn.Module, name: str) -> None:
+        super().__init__()
+        self.backbone, self.name = backbone, name
+
+    def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+        with kernel(self.name):
+            return self.backbone(x)
+
+
+def swin_mmdet(H: int, W: int) -> nn.Module:
+    from mmdet.models import SwinTransformer
+
+    return SwinTransformer(convert_weights=False)
+
+
+def timm_model(name: str, H: int, W: int) -> nn.Module:
+    import timm
+
+    size = dict(img_size=(H, W)) if name.startswith("swin") else {}
+    return timm.create_model(name, features_only=True, **size)
+
+
+def sema(name: str, H: int, W: int) -> nn.Module:
+    torch.manual_seed(0)
+    return OnKernel(SEMA("tiny"), name)
+
+
+def builders(device: str) -> Dict[str, Callable[[int, int], nn.Module]]:
+    default = "triton" if device == "cuda" else "torch"
+    result: Dict[str, Callable[[int, int], nn.Module]] = {"SEMA-T": partial(sema, default)}
+    if device == "cuda":
+        result["SEMA-T without kernels"] = partial(sema, "torch")
+    result["MILA-T"] = lambda H, W: OnKernel(MILA("tiny"), default)
+    result["Swin-T (mmdet)"] = swin_mmdet
+    result["Swin-T (timm)"] = partial(timm_model, "swin_tiny_patch4_window7_224")
+    result["ConvNeXt-T (timm)"] = partial(timm_model, "convnext_tiny")
+    return result
+
+
+def parity(model: nn.Module, x: torch.Tensor, precision: Callable[[], object]) -> str:
+    """Empty where SEMA gives what PyTorch's path gives in float32 on the same images; else what is wrong."""
+    with torch.no_grad():
+        with kernel("torch"):
+            expected = model.backbone(x)
+        with precision():
+            actual = model(x)
+    error = relative_error(actual, expected)
+    limit = 1e-4 if actual[0].dtype == torch.float32 and precision is nullcontext else 5e-2
+    return "" if error <= limit else f"error={error:.1e} above {limit:.0e}: not timed"
+
+
+def time_models(
+    part: str, names: Sequence[str], batch: int, H: int, W: int, report: Report, rounds: int, backward: bool
+) -> None:
+    """All backbones on the same images, one after the other in every round; in bfloat16 autocast on a GPU."""
+    device, dtype = report.device, torch.float32
+    precision: Callable[[], object] = nullcontext
+    if device == "cuda":
+        dtype, precision = torch.bfloat16, partial(torch.autocast, "cuda", torch.bfloat16)
+    x, shape = torch.randn(batch, 3, H, W, device=device), f"{batch}x3x{H}x{W}"
+    models = {}
+    for name in names:
+        row = Row(part, "backbone", name, shape, str(dtype)[6:])
+        try:
+            model = builders(device)[name](H, W).to(device)
+            model.eval()  # mmdet's Swin returns None
+            row.note = parity(model, x[:1], precision) if name.startswith("SEMA") else ""
+        except Exception as error:
+            row.note = f"not run: {reason(error)}"
+        if row.note:
+            report.add(row)
+        else:
+            models[name] = model
+
+    def forward(model: nn.Module) -> None:
+        with torch.no_grad(), precision():
+            model(x)
+
+    def both(model: nn.Module) -> None:
+        with precision():
+            outputs = model(x)
+        sum(out.float().mean() for out in outputs).backward()
+        model.zero_grad()
+
+    for op, call in {"forward": forward, **({"forward+backward": both} if backward else {})}.items():
+        calls: Dict[str, List[Callable[[], None]]] = {}
+        memory = {}
+        for name, model in models.items():
+            try:  # the largest may not fit
+                memory[name] = peak_memory(partial(call, model))
+                calls[name] = [partial(call, model)]
+            except Exception as error:
+                report.add(Row(part, op, name, shape, str(dtype)[6:], note=f"FAILED: {reason(error)}"))
+        began = time.process_time()
+        taken = times(calls, device, rounds)
+        share = (time.process_time() - began) / max(sum(map(sum, taken.values())) / 1e3, 1e-9)
+        for name, milliseconds in taken.items():
+            row = Row(part, op, name, shape, str(dtype)[6:], memory_mb=memory[name])
+            row.note = f"processors busy: {share:.2f} of {torch.get_num_threads()}" if device == "cpu" else ""
+            report.add(measured(row, milliseconds))
+
+
+def _run(part: str, settings: Sequence[tuple], names: Sequence[str], report: Report, backward: bool) -> None:
+    for *size, rounds in settings:
+        if report.out_of_time():
+            report.add(Row(part, "", "", "", "", note="the rest of this part was not run: out of time"))
+            return
+        try:
+            time_models(part, names, *size, report, rounds, backward)
+        except Exception as error:
+            report.add(Row(part, "", "", "x".join(map(str, size)), "", note=f"FAILED: {reason(error)}"))
+        if report.device == "cuda":
+            torch.cuda.empty_cache()
+
+
+def backbones(report: Report) -> None:
+    """Images of 224 x 224 as in ImageNet, of 800 x 1333 as in COCO, of 2048 x 2048."""
+    if report.device == "cpu":
+        _run("backbone", [(4, 224, 224, 9), (1, 800, 1344, 5)], ["SEMA-T", "MILA-T", "Swin-T (mmdet)"], report, False)
+        return
+    settings = [(128, 224, 224, 10), (2, 800, 1333, 10), (16, 800, 1333, 5), (1, 2048, 2048, 10)]
+    _run("backbone", settings, list(builders("cuda")), report, True)
+
+
+def scaling(report: Report) -> None:
+    """One image of growing size: linear in the number of pixels or not."""
+    sides = (128, 256, 512) if report.device == "cpu" else (512, 1024, 2048, 3072, 4096)
+    names = ["SEMA-T", "MILA-T", "Swin-T (mmdet)", "ConvNeXt-T (timm)"]
+    _run("scaling", [(1, side, side, 5) for side in sides], names[: 2 if report.device == "cpu" else 4], report, False)
