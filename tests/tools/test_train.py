@@ -36,9 +36,9 @@ def scalars(work_dir: Path) -> list:
 
 @pytest.fixture(scope="module")
 def shapes(tmp_path_factory) -> Path:
-    """A folder with data/shapes: 16 pictures to train on, 4 to validate."""
+    """A folder with data/shapes: 8 pictures to train on, 4 to validate."""
     folder = tmp_path_factory.mktemp("shapes")
-    run(folder, ROOT / "tools/make_shapes.py", "data/shapes", "--train", 16, "--val", 4)
+    run(folder, ROOT / "tools/make_shapes.py", "data/shapes", "--train", 8, "--val", 4)
     return folder
 
 
