@@ -84,7 +84,8 @@ def _run(
         return definition(*(t.to(wide) for t in (weight, bias, *maps.values()))).to(x.dtype)
 
 
-# The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution.
+# The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution. What that
+# returns is changed in place where no gradient needs it.
 
 
 def _conv(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
@@ -93,15 +94,16 @@ def _conv(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
 
 
 def _residual(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return x + _conv(weight, bias, x)
+    return _conv(weight, bias, x).add_(x)
 
 
 def _silu(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return F.silu(_conv(weight, bias, x))
+    return F.silu(_conv(weight, bias, x), inplace=not torch.is_grad_enabled())
 
 
 def _lepe_gate(weight: Tensor, bias: Tensor, v: Tensor, attention: Tensor, gate: Tensor) -> Tensor:
-    return gate * (attention + _conv(weight, bias, v))
+    total = _conv(weight, bias, v).add_(attention)
+    return gate * total if torch.is_grad_enabled() else total.mul_(gate)
 
 
 # The Triton path: one operator of torch.ops.mmsema per launch. Triton is imported when one first runs.

@@ -229,13 +229,12 @@ class SEMA(BaseModule):
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"x must be images of shape (B, 3, H, W), got {tuple(x.shape)}")
-        x = self.stem(x)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
         outputs = []
         for i, blocks in enumerate(self.stages):
             if i:
                 x = self.downsamples[i - 1](x)
-            x = x.permute(0, 2, 3, 1)  # (B, H, W, C); the convolutions inside see its channels_last view
-            x = x.contiguous()
+            x = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C), without a copy: convolutions keep channels_last
             for block in blocks:
                 recompute = self.with_cp and self.training and torch.is_grad_enabled()
                 x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
