@@ -84,8 +84,8 @@ def _run(
         return definition(*(t.to(wide) for t in (weight, bias, *maps.values()))).to(x.dtype)
 
 
-# The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution. What that
-# returns is changed in place where no gradient needs it.
+# The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution. The map
+# that it returns is changed in place where no gradient needs it.
 
 
 def _conv(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
