@@ -82,7 +82,7 @@ def build_decided(cfg: Config) -> torch.nn.Module:
     """A model with random weights so large that scores and masks differ clearly from object to object."""
     model = build(cfg).eval()
     for layer in (model.rpn_head.rpn_cls, model.roi_head.bbox_head.fc_cls, model.roi_head.mask_head.conv_logits):
-        torch.nn.init.normal_(layer.weight, std=1.0)
+        torch.nn.init.normal_(layer.weight, std=0.1)
     return model
 
 
