@@ -175,7 +175,8 @@ def attention_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, devic
         candidates = {"triton": partial(sema_attention, backend="triton"), **candidates}
     candidates[f"padded SDPA ({sdpa_backend(shape, dtype, device)})"] = padded_sdpa
     if peers:
-        candidates["FlexAttention"] = flex
+        if device == "cuda":  # on the CPU it has no backward
+            candidates["FlexAttention"] = flex
         if H % WINDOW == 0 and W % WINDOW == 0:
             candidates["NATTEN"] = natten
         if device == "cuda":
