@@ -16,6 +16,8 @@ env:
 demo: env
 	@$(VENV_PYTHON) tools/demo.py
 
+# small tensors and several processes: one thread each is fastest
+test: export OMP_NUM_THREADS ?= 1
 test: env
 	@$(VENV_PYTHON) -m pytest
 
