@@ -34,7 +34,8 @@ def train(work_dir: Path, **changes):
     cfg.train_dataloader.update(batch_size=8, collate_fn=dict(type="default_collate"))
     cfg.train_cfg = dict(by_epoch=False, max_iters=3)
     cfg.param_scheduler = None
-    cfg.optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))  # Adam magnifies rounding errors
+    # Adam and larger steps magnify rounding errors
+    cfg.optim_wrapper = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.02))
     cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=3)
     for key in ("val_dataloader", "val_cfg", "val_evaluator", "test_dataloader", "test_cfg", "test_evaluator"):
         cfg[key] = None
@@ -55,8 +56,8 @@ def test_ema_saves_the_average_and_resumes(plain, tmp_path):
     train(tmp_path / "ema", custom_hooks=[hook])
     saved = read_checkpoint(tmp_path / "ema/iter_3.pth")
     name = "backbone.stages.3.0.mlp.fc1.weight"
-    torch.testing.assert_close(saved["ema_state_dict"]["module." + name], plain[name])  # the weights themselves
-    assert (saved["state_dict"][name] - plain[name]).abs().max() > 1e-4  # their average
+    torch.testing.assert_close(saved["ema_state_dict"]["module." + name], plain[name], rtol=1e-4, atol=1e-6)  # the weights themselves
+    assert (saved["state_dict"][name] - plain[name]).abs().max() > 1e-5  # their average
     resumed = train(
         tmp_path / "ema",
         custom_hooks=[hook],
@@ -73,7 +74,7 @@ def test_compiled_training_takes_the_same_steps(plain, tmp_path):
         runner.model.train_step, "_torchdynamo_orig_callable"
     )
     for name, tensor in runner.model.state_dict().items():
-        torch.testing.assert_close(tensor, plain[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("processes", [2, pytest.param(1, marks=pytest.mark.gpu)])
