@@ -56,8 +56,9 @@ def test_ema_saves_the_average_and_resumes(plain, tmp_path):
     train(tmp_path / "ema", custom_hooks=[hook])
     saved = read_checkpoint(tmp_path / "ema/iter_3.pth")
     name = "backbone.stages.3.0.mlp.fc1.weight"
-    torch.testing.assert_close(saved["ema_state_dict"]["module." + name], plain[name], rtol=1e-4, atol=1e-6)  # the weights themselves
-    assert (saved["state_dict"][name] - plain[name]).abs().max() > 1e-5  # their average
+    weights, average = saved["ema_state_dict"]["module." + name], saved["state_dict"][name]
+    torch.testing.assert_close(weights, plain[name], rtol=1e-4, atol=1e-6)
+    assert (average - plain[name]).abs().max() > 1e-5
     resumed = train(
         tmp_path / "ema",
         custom_hooks=[hook],
