@@ -1,4 +1,6 @@
-"""Make the local environment (.venv) that the two commands of the README run in. Standard library only.
+"""Make the local environment that the commands of the README run in. Standard library only.
+
+There are two: .venv with the maintained forks of OpenMMLab, and .venv-openmmlab with the official packages.
 
 Safe to interrupt and to run again: every step is repeated or skipped, and the stamp is written last.
 """
@@ -18,13 +20,57 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-VENV = ROOT / ".venv"
-VENV_PYTHON = VENV / "bin" / "python"
-STAMP = VENV / "mmsema-ready"
-CONSTRAINTS = ROOT / "requirements" / "constraints.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmsema"
 DISK_GIB = 9  # the finished environment takes 6 GiB, pip's temporary files up to 3 more
-PIP = [str(VENV_PYTHON), "-m", "pip", "--disable-pip-version-check"]
+
+
+class Stack:
+    """One set of OpenMMLab packages: its environment, pinned versions, and what is installed there."""
+
+    def __init__(self, name, venv, constraints, mmcv, packages, pythons, command):
+        self.name = name
+        self.venv = ROOT / venv
+        self.python = self.venv / "bin" / "python"
+        self.stamp = self.venv / "mmsema-ready"
+        self.constraints = ROOT / "requirements" / constraints
+        self.mmcv = mmcv
+        self.packages = packages  # arguments for pip, beside mmcv's wheel
+        self.pythons = pythons  # versions that all of them have builds for
+        self.command = command  # of make, for messages
+        self.pip_command = [str(self.python), "-m", "pip", "--disable-pip-version-check"]
+
+    def pinned(self, name):
+        match = re.search(r"^{}==([^\s;]+)".format(re.escape(name)), self.constraints.read_text(), re.MULTILINE)
+        return match.group(1)
+
+    def pip(self, *arguments):
+        quiet = [] if sys.stdout.isatty() else ["--quiet"]
+        return subprocess.call(self.pip_command + list(arguments) + quiet)
+
+
+STACKS = {
+    stack.name: stack
+    for stack in (
+        Stack(
+            "onedl",
+            ".venv",
+            "constraints.txt",
+            "onedl-mmcv",
+            ["-e", "{}[onedl,dev]".format(ROOT)],
+            ("3.10", "3.11", "3.12"),
+            "make demo PYTHON=python3.11",
+        ),
+        Stack(
+            "openmmlab",
+            ".venv-openmmlab",
+            "constraints-openmmlab.txt",
+            "mmcv",
+            ["-e", "{}[openmmlab,demo]".format(ROOT), "pytest"],
+            ("3.10",),
+            "make test-openmmlab PYTHON=python3.10",
+        ),
+    )
+}
 
 
 def fail(message):
@@ -36,14 +82,9 @@ def say(message):
     print("setup: " + message, flush=True)
 
 
-def pinned(name):
-    match = re.search(r"^{}==([^\s;]+)".format(re.escape(name)), CONSTRAINTS.read_text(), re.MULTILINE)
-    return match.group(1)
-
-
-def fingerprint():
+def fingerprint(stack):
     parts = [
-        CONSTRAINTS.read_bytes(),
+        stack.constraints.read_bytes(),
         Path(__file__).read_bytes(),
         (ROOT / "setup.py").read_bytes(),
         (ROOT / "pyproject.toml").read_bytes(),
@@ -52,19 +93,19 @@ def fingerprint():
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def check_machine():
+def check_machine(stack):
     """Everything that can be known to be missing before any long step."""
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        fail("Python 3.10, 3.11 or 3.12 is needed, {} is {}; name one, as in: make demo PYTHON=python3.11".format(
-            sys.executable, platform.python_version()))  # fmt: skip
+    if "{}.{}".format(*sys.version_info[:2]) not in stack.pythons:
+        fail("Python {} is needed, {} is {}; name one, as in: {}".format(
+            " or ".join(filter(None, (", ".join(stack.pythons[:-1]), stack.pythons[-1]))),
+            sys.executable, platform.python_version(), stack.command))  # fmt: skip
     try:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError:
         fail("this Python cannot make virtual environments; on Debian: apt install python3-venv")
-    existing = next(p for p in (VENV, ROOT) if p.exists())
-    free = shutil.disk_usage(str(existing)).free / 2**30
-    if not VENV.exists() and free < DISK_GIB:
+    free = shutil.disk_usage(str(ROOT)).free / 2**30
+    if not stack.venv.exists() and free < DISK_GIB:
         fail("{} GiB of free disk space are needed in {}, {:.1f} GiB are left; free some or clone elsewhere".format(
             DISK_GIB, ROOT, free))  # fmt: skip
 
@@ -79,26 +120,20 @@ def check_compiler():
         fail("{} is missing, mmcv's operators need it; on Debian: apt install python3-dev".format(header))
 
 
-def make_venv():
-    if not VENV_PYTHON.exists() or subprocess.call(
-        PIP + ["--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+def make_venv(stack):
+    if not stack.python.exists() or subprocess.call(
+        stack.pip_command + ["--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ):
-        say("making the virtual environment in {}".format(VENV))
-        shutil.rmtree(str(VENV), ignore_errors=True)
-        if subprocess.call([sys.executable, "-m", "venv", str(VENV)]):
+        say("making the virtual environment in {}".format(stack.venv))
+        shutil.rmtree(str(stack.venv), ignore_errors=True)
+        if subprocess.call([sys.executable, "-m", "venv", str(stack.venv)]):
             fail("python -m venv failed, see above")
 
 
-def pip(*arguments, **options):
-    env = dict(os.environ, **options)
-    quiet = [] if sys.stdout.isatty() else ["--quiet"]
-    return subprocess.call(PIP + list(arguments) + quiet, env=env)
-
-
-def install_build_tools():
+def install_build_tools(stack):
     """The first, small download; it also shows whether the package index can be reached."""
-    tools = ["{}=={}".format(name, pinned(name)) for name in ("setuptools", "wheel", "ninja", "psutil")]
-    if pip("install", "--retries", "1", "--timeout", "20", *tools):
+    tools = ["{}=={}".format(name, stack.pinned(name)) for name in ("setuptools", "wheel", "ninja", "psutil")]
+    if stack.pip("install", "--retries", "1", "--timeout", "20", *tools):
         fail(
             "pip could not install {}; check the network, or pip's index-url and proxy settings".format(
                 ", ".join(tools)
@@ -106,22 +141,22 @@ def install_build_tools():
         )
 
 
-def install_torch():
-    say("installing torch {} (about 2.5 GB to download the first time)".format(pinned("torch")))
+def install_torch(stack):
+    say("installing torch {} (about 2.5 GB to download the first time)".format(stack.pinned("torch")))
     started = time.time()
-    names = ["{}=={}".format(name, pinned(name)) for name in ("torch", "torchvision", "triton")]
-    if pip("install", "-c", str(CONSTRAINTS), *names):
+    names = ["{}=={}".format(name, stack.pinned(name)) for name in ("torch", "torchvision", "triton")]
+    if stack.pip("install", "-c", str(stack.constraints), *names):
         fail("installing torch failed, see above; run the command again to go on from here")
     say("torch is in place ({:.0f} s)".format(time.time() - started))
 
 
-def accelerator():
+def accelerator(stack):
     """'cpu', or 'cuda13.0-sm90' when torch sees a CUDA device."""
     code = (
         "import json, torch; ok = torch.cuda.is_available(); "
         "print(json.dumps([torch.version.cuda, torch.cuda.get_device_capability()] if ok else None))"
     )
-    found = json.loads(subprocess.check_output([str(VENV_PYTHON), "-c", code]).decode().splitlines()[-1])
+    found = json.loads(subprocess.check_output([str(stack.python), "-c", code]).decode().splitlines()[-1])
     if found is None:
         return "cpu", {}
     cuda, (major, minor) = found
@@ -139,10 +174,10 @@ def build_jobs():
     return max(1, min(len(os.sched_getaffinity(0)), int(memory // 2)))
 
 
-def mmcv_wheel():
+def mmcv_wheel(stack):
     """The wheel of mmcv with its operators: from the cache, or built now with visible progress."""
-    version, torch_version = pinned("onedl-mmcv"), pinned("torch")
-    device, flags = accelerator()
+    version, torch_version = stack.pinned(stack.mmcv), stack.pinned("torch")
+    device, flags = accelerator(stack)
     tag = "cp{}{}".format(*sys.version_info[:2])
     folder = (
         CACHE / "wheels" / "mmcv-{}_torch-{}_{}_{}_{}".format(version, torch_version, device, tag, platform.machine())
@@ -159,8 +194,8 @@ def mmcv_wheel():
     say("building mmcv {} with operators for {}, {} at a time (7 to 12 minutes on 2 cores); log: {}".format(
         version, device, jobs, log))  # fmt: skip
     env = dict(os.environ, MMCV_WITH_OPS="1", MAX_JOBS=str(jobs), **flags)
-    command = PIP + ["wheel", "-v", "--no-build-isolation", "--no-deps", "--no-binary", "onedl-mmcv", "--no-cache-dir"]
-    command += ["onedl-mmcv==" + version, "-w", str(work)]
+    command = stack.pip_command + ["wheel", "-v", "--no-build-isolation", "--no-deps", "--no-cache-dir"]
+    command += ["--no-binary", stack.mmcv, "{}=={}".format(stack.mmcv, version), "-w", str(work)]
     started, shown = time.time(), -1
     try:
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -188,40 +223,33 @@ def mmcv_wheel():
     return wheel
 
 
-def install_project(wheel):
+def install_project(stack, wheel):
     say("installing the OpenMMLab packages and mmsema")
-    arguments = [
-        "install",
-        "-c",
-        str(CONSTRAINTS),
-        "--no-build-isolation",
-        str(wheel),
-        "-e",
-        "{}[onedl,dev]".format(ROOT),
-    ]
-    if pip(*arguments):
+    if stack.pip("install", "-c", str(stack.constraints), "--no-build-isolation", str(wheel), *stack.packages):
         fail("installing the OpenMMLab packages failed, see above; run the command again to go on from here")
     # mmcv asks for opencv-python, imaug for the headless build; they share files, and only the second needs no libGL
-    opencv = "opencv-python-headless==" + pinned("opencv-python-headless")
-    if pip("install", "--force-reinstall", "--no-deps", opencv):
+    opencv = "opencv-python-headless==" + stack.pinned("opencv-python-headless")
+    if stack.pip("install", "--force-reinstall", "--no-deps", opencv):
         fail("installing {} failed, see above".format(opencv))
-    if subprocess.call([str(VENV_PYTHON), "-c", "import mmsema, mmcv.ops, mmdet, mmpretrain, pycocotools"], cwd="/"):
-        fail("the environment does not import, see above; delete {} and run again".format(VENV))
+    if subprocess.call([str(stack.python), "-c", "import mmsema, mmcv.ops, mmdet, mmpretrain, pycocotools"], cwd="/"):
+        fail("the environment does not import, see above; delete {} and run again".format(stack.venv))
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
-    if STAMP.exists() and STAMP.read_text() == fingerprint():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stack", choices=sorted(STACKS), default="onedl", help="default: %(default)s")
+    stack = STACKS[parser.parse_args().stack]
+    if stack.stamp.exists() and stack.stamp.read_text() == fingerprint(stack):
         return
-    check_machine()
-    if not any((CACHE / "wheels").glob("*/*.whl")):
+    check_machine(stack)
+    if not any((CACHE / "wheels").glob("mmcv-{}_*/*.whl".format(stack.pinned(stack.mmcv)))):
         check_compiler()
     started = time.time()
-    make_venv()
-    install_build_tools()
-    install_torch()
-    install_project(mmcv_wheel())
-    STAMP.write_text(fingerprint())
+    make_venv(stack)
+    install_build_tools(stack)
+    install_torch(stack)
+    install_project(stack, mmcv_wheel(stack))
+    stack.stamp.write_text(fingerprint(stack))
     say("the environment is ready ({:.0f} s)".format(time.time() - started))
 
 
