@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 METRICS = {"Image Classification": "Top 1 Accuracy", "Object Detection": "box AP", "Instance Segmentation": "mask AP"}
 HEADER = """# Model zoo
 
-Written by docs/make_model_zoo.py from configs/metafile.yml; change that file instead. "not run" means that nobody has
+Written by docs/make_model_zoo.py from configs/metafile*.yml; change those instead. "not run" means that nobody has
 trained this here. Results of the paper are the paper's. No pretrained weights exist.
 """
 

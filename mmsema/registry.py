@@ -9,6 +9,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_C
 from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
+from .hub import register_classifiers
+
 MODELS = Registry("model", parent=ROOT_MODELS, scope="mmsema", locations=["mmsema.models"])
 DATASETS = Registry("dataset", parent=ROOT_DATASETS, scope="mmsema", locations=["mmsema.datasets"])
 HOOKS = Registry("hook", parent=ROOT_HOOKS, scope="mmsema", locations=["mmsema.engine"])
@@ -35,3 +37,6 @@ def register_backbone(cls: type) -> type:
             stacklevel=2,
         )
     return cls
+
+
+register_classifiers()

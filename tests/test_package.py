@@ -105,6 +105,13 @@ def test_wheel_works_from_any_folder(source, with_wheel, tmp_path):
     assert not top & {"kernels", "tools", "tests", "docs", "configs"}  # names that belong to others
 
 
+def test_mmpretrain_finds_the_wheels_models_by_name(with_wheel, tmp_path):
+    code = "import mmsema; from mmpretrain import get_model; print(get_model('sema-pico_digits')._config.filename)"
+    done = subprocess.run([with_wheel, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("site-packages/mmsema/.mim/configs/sema-pico_digits.py")
+
+
 def test_mim_install(source, environment, tmp_path):
     mim(environment, source, "install", "--no-deps", "--no-build-isolation", ".")
     check(environment, tmp_path)

@@ -1,0 +1,55 @@
+"""mmpretrain knows our classifiers by name, and is not imported for that."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIST = "from mmpretrain import list_models, get_model; names = list_models('sema*')"
+CHECK = """
+assert 'sema-t_8xb128_in1k' in names and 'sema-pico_digits' in names, names
+assert not [name for name in list_models() if 'rcnn' in name]
+model = get_model('sema-pico_digits')
+assert type(model.backbone).__module__ == 'mmsema.models.sema'
+assert sum(p.numel() for p in model.parameters()) == 1945562
+"""
+
+
+def python(code: str, cwd: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [f"import mmsema; {LIST}", f"import mmpretrain, mmsema; {LIST}"],
+    ids=["mmsema first", "mmpretrain first"],
+)
+def test_list_models_and_get_model_know_our_names(imports, tmp_path):
+    done = python(imports + CHECK, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_importing_mmsema_imports_no_host_and_leaves_no_finder_behind(tmp_path):
+    code = """
+import sys
+import mmsema
+assert not {'mmpretrain', 'mmdet', 'mmcv'} & set(sys.modules)
+waiting = [finder for finder in sys.meta_path if type(finder).__module__ == 'mmsema.hub']
+assert len(waiting) == 1
+import mmpretrain
+assert waiting[0] not in sys.meta_path
+"""
+    done = python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_second_registration_changes_nothing():
+    from mmpretrain import list_models
+
+    from mmsema.hub import register_classifiers
+
+    before = list_models()
+    register_classifiers()
+    assert list_models() == before
