@@ -1,0 +1,307 @@
+"""Predict with a trained detector or classifier: pictures, folders and videos in, pictures and one JSON file out.
+
+Built on mmdet's DetInferencer and mmpretrain's ImageClassificationInferencer; weights are read safely and must fit.
+"""
+
+import difflib
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import cv2
+import mmcv
+import numpy as np
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.registry import init_default_scope
+from rich.progress import track
+from torch import Tensor, nn
+
+from .checkpoint import load_weights
+from .engine import UsageError
+from .hub import data_folder
+from .safe_load import read_checkpoint
+
+PathLike = Union[str, Path]
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
+COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # the numbers from 1 to 90 that none of COCO's 80 categories has
+
+
+def read_config(config: PathLike) -> Config:
+    """The config of that path, or of that name among those mmsema ships (``sema-t_8xb128_in1k``)."""
+    if str(config).endswith(".py"):
+        if not Path(config).is_file():
+            raise UsageError(f"config {config} is not a file")
+        return Config.fromfile(str(config))
+    shipped = {path.stem: path for path in sorted((data_folder() / "configs").glob("*.py"))}
+    if str(config) not in shipped:
+        near = difflib.get_close_matches(str(config), shipped, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(shipped)}"
+        raise UsageError(f"config {config} is neither a .py file nor the name of a config of mmsema; {hint}")
+    return Config.fromfile(str(shipped[str(config)]))
+
+
+def _dataset_meta(checkpoint: Optional[PathLike]) -> dict:
+    """What a checkpoint says of the data that it was trained on: its classes, above all."""
+    return {} if checkpoint is None else (read_checkpoint(checkpoint).get("meta") or {}).get("dataset_meta") or {}
+
+
+class Detector:
+    """mmdet's DetInferencer for a config and, unless the weights shall be random, a checkpoint that fits it."""
+
+    def __init__(self, cfg: Config, checkpoint: Optional[PathLike] = None, device: Optional[str] = None) -> None:
+        from mmdet.apis import DetInferencer
+        from mmdet.registry import DATASETS
+
+        saved = _dataset_meta(checkpoint)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that there are no weights and no class names: they come now
+            self.inferencer = DetInferencer(cfg, device=device, show_progress=False)
+        self.model: nn.Module = self.inferencer.model
+        # only where its annotations would be and what its classes are: nothing is read from disk
+        self.dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
+        if checkpoint is not None:
+            load_weights(self.model, checkpoint, min_matched=1.0)
+        meta = {**self.dataset.metainfo, **saved}
+        self.classes: Tuple[str, ...] = tuple(meta["classes"])
+        self.model.dataset_meta.update(meta)
+        self.inferencer.visualizer.dataset_meta = self.model.dataset_meta
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        """A picture, (H, W, 3) uint8 BGR, as the model sees it: (1, 3, H', W')."""
+        _, data = next(self.inferencer.preprocess([image]))
+        return self.model.data_preprocessor(data, False)["inputs"]
+
+    def annotations(self) -> dict:
+        """The content of the test set's annotation file, or an empty dict if it is not there."""
+        path = Path(self.dataset.ann_file)
+        return json.loads(path.read_text()) if path.is_file() else {}
+
+    def category_ids(self, annotations: dict) -> List[int]:
+        """The data set's category number of every class: of its annotation file, of COCO's classes, else 1, 2, 3..."""
+        from mmdet.datasets import CocoDataset
+
+        by_name = {category["name"]: category["id"] for category in annotations.get("categories", [])}
+        if set(self.classes) <= set(by_name):
+            return [by_name[name] for name in self.classes]
+        if self.classes == CocoDataset.METAINFO["classes"]:
+            return [i for i in range(1, 91) if i not in COCO_GAPS]
+        return list(range(1, len(self.classes) + 1))
+
+    def predict(self, image: np.ndarray, score_thr: float) -> Tuple[List[dict], np.ndarray]:
+        """What is found in a picture, (H, W, 3) uint8 BGR.
+
+        Returns:
+            One dict per object, with ``label``, ``score``, ``bbox`` (left, top, width, height in pixels) and, from a
+            model with masks, ``segmentation`` (COCO's RLE); and the picture with the objects whose score is at least
+            ``score_thr`` drawn on it, BGR.
+        """
+        _, data = next(self.inferencer.preprocess([image]))
+        (sample,) = self.inferencer.forward(data)
+        visualizer = self.inferencer.visualizer
+        visualizer.add_datasample("", image[..., ::-1], sample.cpu(), draw_gt=False, pred_score_thr=score_thr)
+        found = self.inferencer.pred2dict(sample)
+        objects = []
+        for i, (label, score, (x1, y1, x2, y2)) in enumerate(
+            zip(found["labels"], found["scores"], found["bboxes"], strict=True)
+        ):
+            one = dict(label=label, score=score, bbox=[x1, y1, x2 - x1, y2 - y1])
+            if "masks" in found:
+                one["segmentation"] = found["masks"][i]
+            objects.append(one)
+        return objects, visualizer.get_image()[..., ::-1]
+
+
+class Classifier:
+    """mmpretrain's ImageClassificationInferencer for a config and, unless the weights shall be random, a checkpoint."""
+
+    def __init__(self, cfg: Config, checkpoint: Optional[PathLike] = None, device: Optional[str] = None) -> None:
+        from mmpretrain import ImageClassificationInferencer, get_model
+
+        saved = _dataset_meta(checkpoint)
+        init_default_scope("mmpretrain")
+        self.model: nn.Module = get_model(cfg, device=device or get_device())
+        if checkpoint is not None:
+            load_weights(self.model, checkpoint, min_matched=1.0)
+        self.inferencer = ImageClassificationInferencer(self.model, classes=saved.get("classes"))
+
+    def prepare(self, image: np.ndarray) -> Tensor:
+        """A picture, (H, W, 3) uint8 BGR, as the model sees it: (1, 3, H', W')."""
+        return self.model.data_preprocessor(next(self.inferencer.preprocess([image])), False)["inputs"]
+
+    def predict(self, image: np.ndarray, top_k: int) -> List[dict]:
+        """The ``top_k`` best classes of a picture, best first: ``label``, ``category`` (its name), ``score``."""
+        (sample,) = self.inferencer.forward(next(self.inferencer.preprocess([image])))
+        scores, labels = sample.pred_score.topk(min(top_k, len(sample.pred_score)))
+        names = self.inferencer.classes or [str(i) for i in range(len(sample.pred_score))]
+        return [
+            dict(label=label, category=names[label], score=score)
+            for label, score in zip(labels.tolist(), scores.tolist(), strict=True)
+        ]
+
+
+def load_model(
+    config: PathLike, checkpoint: Optional[PathLike] = None, device: Optional[str] = None
+) -> Union[Detector, Classifier]:
+    """The detector or classifier of a config (path or name); without a checkpoint its weights are random.
+
+    Raises:
+        UsageError: there is no such config. CheckpointError: the checkpoint cannot be read or does not fit.
+    """
+    cfg = read_config(config)
+    return (Classifier if cfg.get("default_scope") == "mmpretrain" else Detector)(cfg, checkpoint, device)
+
+
+def list_inputs(inputs: Sequence[PathLike]) -> Tuple[List[Path], Optional[Path]]:
+    """The pictures that files and folders stand for, in order, or the one video.
+
+    Raises:
+        UsageError: something is missing, a folder has no pictures, or pictures and videos are mixed.
+    """
+    pictures: List[Path] = []
+    for path in map(Path, inputs):
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)
+            if not inside:
+                raise UsageError(f"folder {path} has no pictures ({', '.join(IMAGES)})")
+            pictures += inside
+        elif not path.is_file():
+            raise UsageError(f"input {path} is neither a file nor a folder")
+        else:
+            pictures.append(path)
+    videos = [path for path in pictures if path.suffix.lower() in VIDEOS]
+    if videos and len(pictures) > 1:
+        raise UsageError(f"a video must be the only input, got {videos[0]} and {len(pictures) - 1} more")
+    names = [path.name for path in pictures]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"inputs must have different file names, got {twice[0]} twice")
+    return ([], videos[0]) if videos else (pictures, None)
+
+
+def read_picture(path: PathLike) -> Optional[np.ndarray]:
+    """(H, W, 3) uint8 BGR, or None if the file is no picture that can be read."""
+    try:
+        return mmcv.imread(str(path))
+    except (cv2.error, OSError):
+        return None
+
+
+@dataclass
+class Predictions:
+    """What :func:`predict` found and wrote."""
+
+    results: List[dict]
+    file: Path
+    problems: List[str]  # one line for each picture that could not be read
+
+
+class _Output:
+    """Takes the pictures one by one and writes what the model finds in them."""
+
+    def __init__(
+        self, model: Union[Detector, Classifier], folder: Path, names: Sequence[str], score_thr: float, top_k: int
+    ) -> None:
+        self.model, self.folder, self.score_thr, self.top_k = model, folder, score_thr, top_k
+        self.results: List[dict] = []
+        self.ids: Dict[str, int] = {}
+        if isinstance(model, Detector):
+            annotations = model.annotations()
+            self.categories = model.category_ids(annotations)
+            known = {Path(image["file_name"]).name: image["id"] for image in annotations.get("images", [])}
+            self.ids = {name: known[name] for name in names} if set(names) <= set(known) else {}
+
+    def add(self, name: str, number: int, image: np.ndarray) -> Optional[np.ndarray]:
+        """Keep the results for the ``number``-th picture; returns it with the objects drawn, None from a classifier."""
+        head = dict(image_id=self.ids.get(name, number), file_name=name)
+        if isinstance(self.model, Classifier):
+            self.results.append(dict(head, classes=self.model.predict(image, self.top_k)))
+            return None
+        objects, drawn = self.model.predict(image, self.score_thr)
+        for one in objects:
+            label = one.pop("label")
+            self.results.append(
+                dict(head, category_id=self.categories[label], category=self.model.classes[label], **one)
+            )
+        return drawn
+
+    def add_pictures(self, paths: Sequence[Path]) -> List[str]:
+        problems = []
+        for number, path in enumerate(track(paths, "pictures"), 1):
+            image = read_picture(path)
+            if image is None:
+                problems.append(f"{path} is not a picture that can be read")
+                continue
+            drawn = self.add(path.name, number, image)
+            if drawn is not None:
+                mmcv.imwrite(drawn, str(self.folder / path.name))
+        if len(problems) == len(paths):
+            raise UsageError("; ".join(problems))
+        return problems
+
+    def add_video(self, path: Path) -> List[str]:
+        video = mmcv.VideoReader(str(path))
+        if not video.opened or video.width < 1:
+            raise UsageError(f"video {path} cannot be opened")
+        target = self.folder / f"{path.stem}.mp4"
+        writer, count = None, 0
+        frames: Iterator[np.ndarray] = iter(video)
+        for count, frame in enumerate(track(frames, "frames", total=video.frame_cnt), 1):
+            drawn = self.add(path.name, count, frame)
+            if drawn is not None:
+                writer = writer or cv2.VideoWriter(
+                    str(target), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, video.resolution
+                )
+                writer.write(np.ascontiguousarray(drawn))
+        if writer is not None:
+            writer.release()
+        if not count:
+            raise UsageError(f"video {path} has no frame that can be read")
+        missing = video.frame_cnt - count
+        return [f"{path}: the last {missing} of {video.frame_cnt} frames cannot be read"] if missing > 0 else []
+
+
+def predict(
+    config: PathLike,
+    checkpoint: PathLike,
+    inputs: Sequence[PathLike],
+    out_dir: PathLike = "outputs",
+    score_thr: float = 0.3,
+    top_k: int = 5,
+    device: Optional[str] = None,
+) -> Predictions:
+    """Run a model over pictures, folders of pictures, or one video, and write what it finds to ``out_dir``.
+
+    A detector writes every picture (or the video, as .mp4) with the objects drawn on it, and ``results.json``: COCO's
+    list of results, one dict per object with ``image_id``, ``file_name``, ``category_id``, ``category``, ``bbox``,
+    ``score`` and ``segmentation``, which ``pycocotools`` reads with ``COCO.loadRes``. The numbers of images are those
+    of the config's test set if it has all pictures, otherwise they count from 1; so do the frames of a video. A
+    classifier writes ``results.json`` alone: one dict per picture with ``classes``, the best ``top_k``.
+
+    Args:
+        config: path of a config, or name of one that mmsema ships.
+        checkpoint: path of what training wrote, or of published weights.
+        inputs: pictures and folders, or one video.
+        out_dir: made if it does not exist; files of the same name are replaced.
+        score_thr: objects are drawn from this score on; results.json has all that the model returns.
+        top_k: how many classes a classifier lists.
+        device: "cpu", "cuda:1", ...; by default the best there is.
+
+    Raises:
+        UsageError: an argument names nothing that can be used; one line says which.
+        CheckpointError: the checkpoint cannot be read or does not fit the config.
+    """
+    pictures, video = list_inputs(inputs)
+    folder = Path(out_dir)
+    if any(path.parent.resolve() == folder.resolve() for path in (pictures or [video])):
+        raise UsageError(f"out_dir {folder} holds the inputs, which would be overwritten; name another folder")
+    model = load_model(config, checkpoint, device)
+    folder.mkdir(parents=True, exist_ok=True)
+    output = _Output(model, folder, [path.name for path in pictures], score_thr, top_k)
+    problems = output.add_pictures(pictures) if video is None else output.add_video(video)
+    file = folder / "results.json"
+    file.write_text(json.dumps(output.results))
+    return Predictions(output.results, file, problems)
