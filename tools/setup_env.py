@@ -65,7 +65,7 @@ STACKS = {
             ".venv-openmmlab",
             "constraints-openmmlab.txt",
             "mmcv",
-            ["-e", "{}[openmmlab,demo]".format(ROOT), "pytest"],
+            ["-e", "{}[openmmlab,demo]".format(ROOT), "openmim", "pytest", "pytest-xdist", "wheel"],
             ("3.10",),
             "make test-openmmlab PYTHON=python3.10",
         ),
