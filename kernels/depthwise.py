@@ -60,7 +60,7 @@ def _run(
     **maps: Tensor,
 ) -> Tensor:
     name, x = next(iter(maps.items()))
-    if x.ndim != 4 or min(x.shape[1:]) < 1:
+    if x.ndim != 4 or any(n < 1 for n in x.shape[1:]):
         raise ValueError(f"{name} must have shape (B, H, W, C) with H, W, C >= 1, got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"{name} must be of a floating-point dtype, got {x.dtype}")
@@ -78,7 +78,7 @@ def _run(
         if backend == "triton":
             return function.apply(weight, bias, *maps.values())
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-        if backend == "torch":
+        if backend != "reference":  # convolutions need no padded form
             return definition(weight, bias, *maps.values())
         wide = torch.promote_types(x.dtype, torch.float32)
         return definition(*(t.to(wide) for t in (weight, bias, *maps.values()))).to(x.dtype)

@@ -8,6 +8,7 @@ from torch import Tensor
 from .eager import sema_attention_torch
 from .launch import BACKENDS, autocast, choose_backend, no_triton_on
 from .ops import window_attention, window_attention_packed
+from .padded import sema_attention_padded
 from .reference import sema_attention_reference
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -76,7 +77,7 @@ def _prepare(
     if not q.dtype == k.dtype == v.dtype:
         raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
     B, H, W, heads, d = q.shape
-    if min(H, W, heads, d) < 1:
+    if any(n < 1 for n in (H, W, heads, d)):
         raise ValueError(f"H, W, heads and d must be >= 1, got q of shape {tuple(q.shape)}")
     if rope is not None and tuple(rope.shape) != (2, window_size, heads * d // 4):
         raise ValueError(f"rope must be rope_table({window_size}, {heads * d}) of shape "
@@ -126,7 +127,7 @@ def sema_attention(
             heads, d = v.shape[-2:]
             q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)  # (B, H, W, C)
             return window_attention(q, k, v, rope, heads, window_size, scale).unflatten(-1, (heads, d))
-        run = sema_attention_torch if name == "torch" else sema_attention_reference
+        run = dict(torch=sema_attention_torch, padded=sema_attention_padded, reference=sema_attention_reference)[name]
         return run(q, k, v, window_size, scale=scale, rope=rope)
 
 

@@ -1,4 +1,4 @@
-"""The PyTorch path: batched attention over windows of equal size. Runs on every device and exports."""
+"""The PyTorch path: batched attention over windows of equal size. Runs on every device."""
 
 from typing import Optional
 

@@ -10,7 +10,7 @@ from typing import Callable, Optional, Tuple
 import torch
 from torch import Tensor
 
-BACKENDS = ("triton", "torch", "reference")
+BACKENDS = ("triton", "torch", "padded", "reference")
 ENVIRONMENT_VARIABLE = "MMSEMA_KERNEL"
 OLDEST_TRITON = (3, 2)
 
@@ -43,6 +43,7 @@ def _is_exporting() -> bool:
 def choose_backend(requested: Optional[str], device: torch.device, why_not_triton: Callable[[], str]) -> str:
     """The backend asked for by argument, else by the environment variable; "auto" is Triton on CUDA where it can run.
 
+    While a model is exported or traced, "auto" is "padded", whose graph holds for every size.
     ``why_not_triton`` says why the kernels cannot take the arguments; empty if they can. A backend asked for by name
     either runs or raises.
     """
@@ -50,7 +51,9 @@ def choose_backend(requested: Optional[str], device: torch.device, why_not_trito
     if name is None:
         source, name = ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name == "auto":
-        return "triton" if device.type == "cuda" and not _is_exporting() and not why_not_triton() else "torch"
+        if _is_exporting():
+            return "padded"
+        return "triton" if device.type == "cuda" and not why_not_triton() else "torch"
     if name not in BACKENDS:
         raise ValueError(f"{source} must be one of {('auto', *BACKENDS)}, got {name!r}")
     reason = why_not_triton() if name == "triton" else ""

@@ -37,7 +37,11 @@ def needs_triton():
         (dict(window_size=0), ValueError, "window_size must be an int >= 1, got 0"),
         (dict(window_size=7.0), TypeError, "window_size must be an int >= 1, got 7.0"),
         (dict(window_size=True), TypeError, "window_size"),
-        (dict(backend="cuda"), ValueError, "backend must be one of .*'auto', 'triton', 'torch', 'reference'.*'cuda'"),
+        (
+            dict(backend="cuda"),
+            ValueError,
+            "backend must be one of .*'auto', 'triton', 'torch', 'padded', 'reference'.*'cuda'",
+        ),
         (dict(rope=torch.zeros(2, 7, 4)), ValueError, r"rope must be rope_table\(7, 32\)"),
         (dict(q=torch.zeros(2, 5, 9, 32)), ValueError, "q must have shape"),
         (dict(k=torch.zeros(2, 5, 9, 2, 8)), ValueError, "one shape"),
@@ -150,10 +154,18 @@ def test_what_triton_can_run(monkeypatch, changes, arguments, reason):
             dispatch._choose_backend("triton", values, **arguments)
 
 
-def test_exports_with_torch(monkeypatch):
+def test_exports_padded(monkeypatch):
+    """While exporting or tracing neither the kernels run nor the path that branches on the map's size."""
     monkeypatch.setattr(dispatch, "no_triton_on", lambda device: "")
-    monkeypatch.setattr(torch.jit, "is_tracing", lambda: True)
-    assert dispatch._choose_backend("auto", like_cuda(), 7, 0.2, None) == "torch"
+    for module, name in (
+        (torch.jit, "is_tracing"),
+        (torch.onnx, "is_in_onnx_export"),
+        (torch.compiler, "is_exporting"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda: True, raising=False)
+            assert dispatch._choose_backend("auto", like_cuda(), 7, 0.2, None) == "padded"
+    assert dispatch._choose_backend("auto", like_cuda(), 7, 0.2, None) == "triton"
 
 
 def test_devices_and_versions_of_triton(monkeypatch):

@@ -33,7 +33,7 @@ def test_turns_neighbouring_pairs():
     torch.testing.assert_close(compiled(x, torch.stack([angle.cos(), angle.sin()])), turned)
 
 
-@pytest.mark.parametrize("backend", ["reference", "torch"])
+@pytest.mark.parametrize("backend", ["reference", "torch", "padded"])
 def test_window_coordinates_equal_map_coordinates(backend):
     q, k, v = (t.detach() for t in random_maps((1, 17, 12, 3, 32)))
     local = sema_attention(q, k, v, 7, rope=rope_table(7, 96, q.device), backend=backend)

@@ -1,0 +1,47 @@
+"""The exporters' path: no branch on H or W, so one graph holds for every map. Ragged windows are filled up and masked."""
+
+from typing import Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from .rope import apply_rope, expand_rope_table
+
+
+def window_index(H: int, W: int, window_size: int, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
+    """Where the tokens of a map, counted row by row, stand when all windows are filled up to t = w * w places.
+
+    Returns:
+        The token at every place of every window, (windows, t), token 0 at places past the map's edges; whether a place
+        holds a token of the window, (windows, t); and the place of every token among windows * t, (H, W).
+    """
+    w = window_size
+    down, across = (H + w - 1) // w, (W + w - 1) // w  # -(-H // w) is not what TorchScript computes
+    place, row, col = (torch.arange(n, device=device) for n in (w, H, W))
+    rows = (torch.arange(down, device=device)[:, None] * w + place)[:, None, :, None]  # (down, 1, w, 1)
+    cols = (torch.arange(across, device=device)[:, None] * w + place)[:, None, :]  # (across, 1, w)
+    real = ((rows < H) & (cols < W)).flatten(2).flatten(0, 1)
+    tokens = (rows * W + cols).flatten(2).flatten(0, 1) * real
+    row, col = row[:, None], col[None]
+    places = ((row // w * across + col // w) * w + row % w) * w + col % w
+    return tokens, real, places
+
+
+def sema_attention_padded(
+    q: Tensor, k: Tensor, v: Tensor, window_size: int, *, scale: float, rope: Optional[Tensor] = None
+) -> Tensor:
+    """See :func:`mmsema_kernels.sema_attention`; equals :mod:`mmsema_kernels.reference`.
+
+    Scores of filled places are minus infinity, so that their weights are 0, and what they would receive is not read.
+    """
+    H, W, heads, d = q.shape[1:]
+    tokens, real, places = window_index(H, W, window_size, q.device)
+    q, k, values = (t.contiguous().flatten(-2).flatten(1, 2)[:, tokens] for t in (q, k, v))  # (B, windows, t, C)
+    if rope is not None:
+        cos_sin = expand_rope_table(rope, window_size, window_size).flatten(1, 2)  # (2, t, C/2)
+        q, k = apply_rope(q, cos_sin), apply_rope(k, cos_sin)
+    q, k, values = (t.unflatten(-1, (heads, d)).transpose(2, 3) for t in (q, k, values))  # (B, windows, heads, t, d)
+    scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~real[:, None, None], -torch.inf)
+    local = (scores.softmax(-1) @ values).transpose(2, 3).contiguous().flatten(1, 2)  # (B, windows * t, heads, d)
+    mean = v.mean((1, 2), keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
+    return (local[:, places] + mean).to(v.dtype)
