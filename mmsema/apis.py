@@ -17,7 +17,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 
 from .checkpoint import load_weights
 from .engine import UsageError
@@ -60,7 +60,7 @@ class Detector:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are no weights and no class names: they come now
             self.inferencer = DetInferencer(cfg, device=device, show_progress=False)
-        self.model: nn.Module = self.inferencer.model
+        self.cfg, self.model = cfg, self.inferencer.model
         # only where its annotations would be and what its classes are: nothing is read from disk
         self.dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
         if checkpoint is not None:
@@ -123,7 +123,7 @@ class Classifier:
 
         saved = _dataset_meta(checkpoint)
         init_default_scope("mmpretrain")
-        self.model: nn.Module = get_model(cfg, device=device or get_device())
+        self.cfg, self.model = cfg, get_model(cfg, device=device or get_device())
         if checkpoint is not None:
             load_weights(self.model, checkpoint, min_matched=1.0)
         self.inferencer = ImageClassificationInferencer(self.model, classes=saved.get("classes"))
@@ -144,14 +144,14 @@ class Classifier:
 
 
 def load_model(
-    config: PathLike, checkpoint: Optional[PathLike] = None, device: Optional[str] = None
+    config: Union[PathLike, Config], checkpoint: Optional[PathLike] = None, device: Optional[str] = None
 ) -> Union[Detector, Classifier]:
-    """The detector or classifier of a config (path or name); without a checkpoint its weights are random.
+    """The detector or classifier of a config, or of its path or name; without a checkpoint its weights are random.
 
     Raises:
         UsageError: there is no such config. CheckpointError: the checkpoint cannot be read or does not fit.
     """
-    cfg = read_config(config)
+    cfg = config if isinstance(config, Config) else read_config(config)
     return (Classifier if cfg.get("default_scope") == "mmpretrain" else Detector)(cfg, checkpoint, device)
 
 
