@@ -15,8 +15,10 @@ EXTRAS = {
     # The maintained forks, and the official packages: they share import names, so install one of the two.
     "onedl": ["onedl-mmengine>=0.10.12", "onedl-mmcv>=2.3.6", "onedl-mmdetection>=3.5.1", "onedl-mmpretrain>=1.3.6"],
     "openmmlab": ["mmengine>=0.10.7", "mmcv>=2.1.0,<2.2.0", "mmdet>=3.3.0", "mmpretrain>=1.2.0"],
+    "seg": ["onedl-mmsegmentation>=1.4.2"],  # beside onedl; beside openmmlab: mmsegmentation itself
+    "export": ["onnx", "onnxruntime", "onnxscript"],
     "demo": ["matplotlib", "pycocotools", "scikit-learn"],
-    "dev": ["mmsema[demo]", "onedl-mim>=0.5.1", "pytest", "pytest-xdist", "ruff", "wheel"],
+    "dev": ["mmsema[demo,export,seg]", "onedl-mim>=0.5.1", "pytest", "pytest-xdist", "ruff", "wheel"],
 }
 
 
