@@ -16,7 +16,7 @@ TEXTURES = ("dots", "checks", "stripes", "gradient")  # of the classes in turn; 
 SPLITS = ("train", "val")
 SUPERSAMPLING = 4  # shapes are rasterised this much finer, which gives smooth edges
 RLE_SHARE = 0.15  # of the single shapes' masks are stored as compressed RLE, as some annotation tools do
-MIN_VISIBLE = 0.6  # no shape may cover more than the rest of another one
+MIN_VISIBLE = 0.8  # this share of every shape, at least, stays visible under those drawn later
 
 Mask = np.ndarray  # (H, W) bool
 
@@ -139,7 +139,7 @@ def draw_picture(rng: np.random.Generator) -> Tuple[np.ndarray, List[dict]]:
     wanted, shapes = int(rng.integers(2, 6)), 0
     for _ in range(4 * wanted):
         label = int(rng.integers(len(CLASSES)))
-        radius = float(np.exp(rng.uniform(math.log(12), math.log(32))))
+        radius = float(np.exp(rng.uniform(math.log(14), math.log(32))))
         center = rng.uniform(0.5 * radius, np.array(size[::-1]) - 0.5 * radius)
         shapes += add(_coverage(CLASSES[label], center, radius, rng.uniform(0, 6.3), size), label, False)
         if shapes == wanted:
