@@ -1,0 +1,68 @@
+"""The browser draws what the training pipeline gives."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from mmsema.browse import browse
+from mmsema.datasets.shapes import make_shapes
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools/analysis_tools"))
+
+
+def test_objects_are_drawn_where_augmentation_put_them(tmp_path, monkeypatch):
+    """On a picture with one black square in a corner, which the pipeline always flips to the other side."""
+    monkeypatch.chdir(tmp_path)
+    make_shapes("data/shapes", dict(train=1))
+    picture = np.full((128, 128, 3), 255, np.uint8)
+    picture[8:40, 8:40] = 0
+    picture[100:] = (200, 0, 0)  # blue
+    cv2.imwrite("data/shapes/train/000000.jpg", picture)
+    annotation = dict(id=1, image_id=1, category_id=2, bbox=[8, 8, 32, 32], area=1024, iscrowd=0)
+    annotation["segmentation"] = [[8, 8, 40, 8, 40, 40, 8, 40]]
+    path = Path("data/shapes/annotations/instances_train.json")
+    content = json.loads(path.read_text())
+    content["images"][0].update(height=128, width=128)
+    path.write_text(json.dumps(dict(content, annotations=[annotation])))
+    Path("flip.py").write_text(f"""
+_base_ = "{ROOT}/configs/mask-rcnn_sema-pico_fpn_shapes.py"
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask=True),
+    dict(type="RandomFlip", prob=1.0, direction="horizontal"),
+    dict(type="PackDetInputs"),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+""")
+    (drawn,) = browse("flip.py", "out", number=5)
+    sheet = cv2.imread(str(drawn)).astype(int)
+    assert sheet.shape == (128, 128, 3)
+    changed = np.abs(sheet - picture[:, ::-1]).max(-1) > 40
+    assert changed[:45, 83:].mean() > 0.2 and changed[50:].mean() < 0.01 and changed[:, :50].mean() < 0.01
+    np.testing.assert_allclose(sheet[120, 60], (200, 0, 0), atol=10)
+
+
+def test_a_classifiers_pictures_are_enlarged_and_named(tmp_path, monkeypatch):
+    import browse_dataset
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", "sema-pico_digits", "--number", "2"])
+    browse_dataset.main()
+    sheets = [cv2.imread(str(path)) for path in sorted(Path("outputs").iterdir())]
+    assert [sheet.shape for sheet in sheets] == [(224, 224, 3)] * 2
+    assert (sheets[0] != sheets[1]).any()
+
+
+def test_missing_data_is_one_line(tmp_path, monkeypatch, capsys):
+    import browse_dataset
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", "mask-rcnn_sema-pico_fpn_shapes"])
+    with pytest.raises(SystemExit, match="2"):
+        browse_dataset.main()
+    assert "error: data/shapes/annotations/instances_train.json is missing" in capsys.readouterr().err
