@@ -23,6 +23,7 @@ def test_objects_are_drawn_where_augmentation_put_them(tmp_path, monkeypatch):
     picture[8:40, 8:40] = 0
     picture[100:] = (200, 0, 0)  # blue
     cv2.imwrite("data/shapes/train/000000.jpg", picture)
+    picture = cv2.imread("data/shapes/train/000000.jpg")
     annotation = dict(id=1, image_id=1, category_id=2, bbox=[8, 8, 32, 32], area=1024, iscrowd=0)
     annotation["segmentation"] = [[8, 8, 40, 8, 40, 40, 8, 40]]
     path = Path("data/shapes/annotations/instances_train.json")
