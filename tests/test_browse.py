@@ -24,7 +24,7 @@ def test_objects_are_drawn_where_augmentation_put_them(tmp_path, monkeypatch):
     picture[100:] = (200, 0, 0)  # blue
     cv2.imwrite("data/shapes/train/000000.jpg", picture)
     picture = cv2.imread("data/shapes/train/000000.jpg")
-    annotation = dict(id=1, image_id=1, category_id=2, bbox=[8, 8, 32, 32], area=1024, iscrowd=0)
+    annotation = dict(id=1, image_id=1, category_id=2, bbox=[8, 8, 60, 32], area=1024, iscrowd=0)
     annotation["segmentation"] = [[8, 8, 40, 8, 40, 40, 8, 40]]
     path = Path("data/shapes/annotations/instances_train.json")
     content = json.loads(path.read_text())
@@ -44,7 +44,8 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
     sheet = cv2.imread(str(drawn)).astype(int)
     assert sheet.shape == (128, 128, 3)
     changed = np.abs(sheet - picture[:, ::-1]).max(-1) > 40
-    assert changed[:45, 83:].mean() > 0.2 and changed[50:].mean() < 0.01 and changed[:, :50].mean() < 0.01
+    assert changed[:45, 83:].mean() > 0.2 and changed[10:38, 57:63].mean() > 0.2  # the mask; the box, which is wider
+    assert changed[50:].mean() < 0.01 and changed[:, :50].mean() < 0.01
     np.testing.assert_allclose(sheet[120, 60], (200, 0, 0), atol=10)
 
 
