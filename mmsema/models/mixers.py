@@ -53,7 +53,7 @@ class LinearMixer(Mixer):
         with torch.autocast(v.device.type, enabled=False):
             dtype = torch.promote_types(v.dtype, torch.float32)
             q, k, values = F.elu(q.to(dtype)) + 1, F.elu(k.to(dtype)) + 1, v.to(dtype)
-            cos_sin = expand_rope_table(rope_table(max(H, W), C, device=v.device), H, W)  # map coordinates
+            cos_sin = expand_rope_table(rope_table(H + W, C, device=v.device), H, W)  # map coordinates
             q_rope, k_rope = apply_rope(q, cos_sin), apply_rope(k, cos_sin)
             q, k, q_rope, k_rope, values = (
                 t.reshape(B, n, self.num_heads, -1).transpose(1, 2) for t in (q, k, q_rope, k_rope, values)
