@@ -1,4 +1,4 @@
-"""The exporters' path: no branch on H or W, so one graph holds for every map. Ragged windows are filled up and masked."""
+"""The path for exporters: no branch on H or W, so one graph holds for every map. Ragged windows are filled, masked."""
 
 from typing import Optional, Tuple
 
