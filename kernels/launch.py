@@ -80,6 +80,5 @@ def register(schema: str, run: Callable, fake: Callable) -> None:
     _library.define(schema)
     for device in ("CPU", "CUDA"):
         _library.impl(name, run, device)
-    # torch 2.1 to 2.3 call it impl_abstract
-    register_fake = getattr(torch.library, "register_fake", None) or torch.library.impl_abstract
-    register_fake(f"mmsema::{name}", fake)
+    if hasattr(torch.library, "register_fake"):  # since torch 2.4; what came before has a Triton too old for the kernels
+        torch.library.register_fake(f"mmsema::{name}", fake)
