@@ -80,5 +80,5 @@ def register(schema: str, run: Callable, fake: Callable) -> None:
     _library.define(schema)
     for device in ("CPU", "CUDA"):
         _library.impl(name, run, device)
-    if hasattr(torch.library, "register_fake"):  # since torch 2.4; what came before has a Triton too old for the kernels
+    if hasattr(torch.library, "register_fake"):  # since torch 2.4; older ones have a Triton too old for the kernels
         torch.library.register_fake(f"mmsema::{name}", fake)
