@@ -59,7 +59,7 @@ class Detector:
         saved = _dataset_meta(checkpoint)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are no weights and no class names: they come now
-            self.inferencer = DetInferencer(cfg, device=device, show_progress=False)
+            self.inferencer = DetInferencer(cfg, device=device)
         self.cfg, self.model = cfg, self.inferencer.model
         # only where its annotations would be and what its classes are: nothing is read from disk
         self.dataset = DATASETS.build(dict(cfg.test_dataloader.dataset, lazy_init=True))
@@ -152,17 +152,21 @@ def load_model(
         UsageError: there is no such config. CheckpointError: the checkpoint cannot be read or does not fit.
     """
     cfg = config if isinstance(config, Config) else read_config(config)
-    return (Classifier if cfg.get("default_scope") == "mmpretrain" else Detector)(cfg, checkpoint, device)
+    kinds = dict(mmdet=Detector, mmpretrain=Classifier)
+    if cfg.get("default_scope") not in kinds:
+        name = config.filename if isinstance(config, Config) else config
+        raise UsageError(f"default_scope of {name} must be one of {', '.join(kinds)}, got {cfg.get('default_scope')}")
+    return kinds[cfg.default_scope](cfg, checkpoint, device)
 
 
-def list_inputs(inputs: Sequence[PathLike]) -> Tuple[List[Path], Optional[Path]]:
+def list_inputs(inputs: Union[PathLike, Sequence[PathLike]]) -> Tuple[List[Path], Optional[Path]]:
     """The pictures that files and folders stand for, in order, or the one video.
 
     Raises:
         UsageError: something is missing, a folder has no pictures, or pictures and videos are mixed.
     """
     pictures: List[Path] = []
-    for path in map(Path, inputs):
+    for path in map(Path, [inputs] if isinstance(inputs, (str, Path)) else inputs):
         if path.is_dir():
             inside = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES)
             if not inside:
@@ -172,6 +176,8 @@ def list_inputs(inputs: Sequence[PathLike]) -> Tuple[List[Path], Optional[Path]]
             raise UsageError(f"input {path} is neither a file nor a folder")
         else:
             pictures.append(path)
+    if not pictures:
+        raise UsageError("inputs must name at least one picture, folder or video, got none")
     videos = [path for path in pictures if path.suffix.lower() in VIDEOS]
     if videos and len(pictures) > 1:
         raise UsageError(f"a video must be the only input, got {videos[0]} and {len(pictures) - 1} more")
@@ -267,7 +273,7 @@ class _Output:
 def predict(
     config: PathLike,
     checkpoint: PathLike,
-    inputs: Sequence[PathLike],
+    inputs: Union[PathLike, Sequence[PathLike]],
     out_dir: PathLike = "outputs",
     score_thr: float = 0.3,
     top_k: int = 5,

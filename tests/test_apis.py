@@ -121,7 +121,7 @@ def test_a_classifier_lists_the_best_classes(work):
 
     picture = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
     cv2.imwrite("digit.png", picture)
-    found = predict("sema-pico_digits", "classifier.pth", ["digit.png"], "out", top_k=3, device="cpu")
+    found = predict("sema-pico_digits", "classifier.pth", "digit.png", "out", top_k=3, device="cpu")
     (expected,) = ImageClassificationInferencer(str(CLASSIFIER), "classifier.pth", device="cpu")("digit.png")
     (one,) = json.loads(Path("out/results.json").read_text())
     assert one == found.results[0] and one["file_name"] == "digit.png"
@@ -135,6 +135,7 @@ def test_a_classifier_lists_the_best_classes(work):
     "config, inputs, words",
     [
         ("configs/nowhere.py", ["a.png"], ["configs/nowhere.py is not a file"]),
+        ("other.py", ["a.png"], ["default_scope of other.py must be one of mmdet, mmpretrain, got mmseg"]),
         ("sema-pico_digit", ["a.png"], ["sema-pico_digit is neither", "did you mean sema-pico_digits"]),
         ("sema-pico_digits", ["nowhere.png"], ["nowhere.png is neither a file nor a folder"]),
         ("sema-pico_digits", ["empty"], ["folder empty has no pictures", ".jpg"]),
@@ -150,6 +151,7 @@ def test_errors_are_one_line(config, inputs, words, work, monkeypatch, capsys):
         Path(path).parent.mkdir(exist_ok=True)
         Path(path).write_text("nothing that can be read")
     Path("empty").mkdir()
+    Path("other.py").write_text("default_scope = 'mmseg'")
     monkeypatch.setattr(sys, "argv", ["mmsema", config, "classifier.pth", *inputs, "--out-dir", "out"])
     assert main() == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -160,6 +162,11 @@ def test_errors_are_one_line(config, inputs, words, work, monkeypatch, capsys):
 def test_a_checkpoint_of_another_model_is_refused(work):
     with pytest.raises(CheckpointError, match=r"detector\.pth has \d+ of the model's 187 tensors"):
         predict("sema-pico_digits", "detector.pth", ["data/shapes/val"], "out", device="cpu")
+
+
+def test_no_input_is_an_error():
+    with pytest.raises(UsageError, match="inputs must name at least one"):
+        predict("sema-pico_digits", "classifier.pth", [])
 
 
 def test_exit_code_1_says_that_something_was_left_out(work, monkeypatch, capsys):

@@ -72,6 +72,25 @@ def test_detector_is_tested_dumped_and_drawn(trained, shapes, tmp_path):
     assert len(list(tmp_path.rglob("*.jpg"))) == 4
 
 
+def test_inference_takes_what_training_wrote(trained, shapes, tmp_path):
+    """Ours, and mmdet's own with our config."""
+    from mmdet.apis import DetInferencer
+
+    from mmsema.datasets.shapes import CLASSES
+
+    checkpoint, pictures = trained / "epoch_1.pth", shapes / "data/shapes/val"
+    run(
+        shapes, sys.executable, "-m", "mmsema", DETECTOR, checkpoint, pictures, "--out-dir", tmp_path, "--device", "cpu"
+    )
+    assert len(list(tmp_path.glob("*.jpg"))) == 4
+    ours = json.loads((tmp_path / "results.json").read_text())
+    inferencer = DetInferencer(str(DETECTOR), str(checkpoint), device="cpu")
+    assert inferencer.model.dataset_meta["classes"] == CLASSES
+    theirs = inferencer([str(path) for path in sorted(pictures.iterdir())])["predictions"]
+    scores = [score for prediction in theirs for score in prediction["scores"]]
+    assert [one["score"] for one in ours] == pytest.approx(scores)
+
+
 def test_coco_config_trains_on_a_small_set_in_coco_layout(tmp_path):
     """All 80 categories, the config as it is but for the picture size."""
     import cv2
@@ -120,6 +139,29 @@ def test_digits_reach_95_percent(tmp_path):
     done = run(tmp_path, ROOT / "tools/test.py", CLASSIFIER, work_dir / "epoch_20.pth", "--out", tmp_path / "out.pkl")
     assert float(re.findall(r"accuracy/top1: ([\d.]+)", done.stdout + done.stderr)[-1]) >= 95
     assert len(pickle.loads((tmp_path / "out.pkl").read_bytes())) == 360
+    names_digits_in_pictures(tmp_path, work_dir / "epoch_20.pth")
+
+
+def names_digits_in_pictures(folder: Path, checkpoint: Path) -> None:
+    """Held-out digits as picture files, through python -m mmsema and mmpretrain's own inferencer."""
+    import cv2
+    from mmengine.registry import init_default_scope
+    from mmpretrain import ImageClassificationInferencer
+
+    from mmsema.datasets import Digits
+
+    (folder / "pictures").mkdir()
+    truth = {}
+    for one in Digits("test", pipeline=[]).load_data_list()[:20]:
+        truth[f"{one['digit']:04d}.png"] = one["gt_label"]
+        cv2.imwrite(str(folder / f"pictures/{one['digit']:04d}.png"), one["img"])
+    run(folder, sys.executable, "-m", "mmsema", CLASSIFIER.stem, checkpoint, "pictures", "--top-k", 1)
+    found = json.loads((folder / "outputs/results.json").read_text())
+    ours = {one["file_name"]: one["classes"][0]["label"] for one in found}
+    init_default_scope("mmpretrain")  # another test may have been mmdet's
+    inferencer = ImageClassificationInferencer(str(CLASSIFIER), str(checkpoint), device="cpu")
+    theirs = {name: inferencer(str(folder / "pictures" / name))[0]["pred_label"] for name in truth}
+    assert ours == theirs and sum(ours[name] == truth[name] for name in truth) >= 19
 
 
 def test_distributed_training_and_testing_on_the_cpu(tmp_path):
