@@ -7,7 +7,13 @@ from typing import Dict, List
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-METRICS = {"Image Classification": "Top 1 Accuracy", "Object Detection": "box AP", "Instance Segmentation": "mask AP"}
+METRICS = {
+    "Image Classification": "Top 1 Accuracy",
+    "Object Detection": "box AP",
+    "Instance Segmentation": "mask AP",
+    "Semantic Segmentation": "mIoU",
+}
+SECTIONS = {"Image Classification": "Classification", "Semantic Segmentation": "Semantic segmentation"}
 HEADER = """# Model zoo
 
 Written by docs/make_model_zoo.py from configs/metafile*.yml; change those instead. "not run" means that nobody has
@@ -51,12 +57,10 @@ def table(models: List[dict], to_root: str) -> str:
 def render() -> Dict[Path, str]:
     """The files that depend on the model index, and what has to be in them."""
     models = load_models()
-    by_task = {"Classification": [], "Detection and instance segmentation": []}
+    by_task: Dict[str, List[dict]] = {}
     for model in models:
-        task = model["Results"][0]["Task"]
-        by_task["Classification" if task == "Image Classification" else "Detection and instance segmentation"].append(
-            model
-        )
+        task = SECTIONS.get(model["Results"][0]["Task"], "Detection and instance segmentation")
+        by_task.setdefault(task, []).append(model)
     zoo = HEADER + "".join(f"\n## {task}\n\n{table(chosen, '../')}" for task, chosen in by_task.items())
     readme = (ROOT / "README.md").read_text()
     block = "<!-- zoo -->\n" + "\n".join(table(chosen, "") for chosen in by_task.values()) + "<!-- /zoo -->"

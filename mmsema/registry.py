@@ -1,7 +1,10 @@
 """Registries in scope ``mmsema``, children of mmengine's: ``type='mmsema.SEMA'`` resolves without any import."""
 
 import warnings
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -40,3 +43,8 @@ def register_backbone(cls: type) -> type:
 
 
 register_classifiers()
+
+with suppress(PackageNotFoundError):
+    distribution("onedl-mmsegmentation")
+    # where configs with `_base_ = "mmseg::..."` find the fork; mmengine looks for the official package only
+    MODULE2PACKAGE["mmseg"] = "onedl-mmsegmentation"

@@ -1,4 +1,4 @@
-"""Training and testing from a config, for mmdet and mmpretrain alike."""
+"""Training and testing from a config, for mmdet, mmpretrain and mmseg alike."""
 
 import argparse
 import difflib
@@ -18,6 +18,8 @@ DATA_HELP = {
     "there; without COCO, run: python tools/train.py configs/mask-rcnn_sema-pico_fpn_shapes.py",
     "imagenet": "get ImageNet-1k from image-net.org and put its class folders into train/ and val/ there; "
     "without ImageNet, run: python tools/train.py configs/sema-pico_digits.py",
+    "ADEChallengeData2016": "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it in data/ade; "
+    "docs/segmentation.md shows the layout",
     "shapes": "make it with: python tools/make_shapes.py data/shapes",
 }
 
@@ -131,9 +133,14 @@ def test(arguments: argparse.Namespace) -> None:
     check_data(cfg, ["test_dataloader"])
     cfg.load_from = arguments.checkpoint
     if arguments.show_dir:
-        hook = cfg.default_hooks.visualization
-        hook.update(dict(draw=True, test_out_dir=arguments.show_dir) if cfg.get("default_scope") == "mmdet"
-                    else dict(enable=True, out_dir=arguments.show_dir))  # fmt: skip
+        hook, scope = cfg.default_hooks.visualization, cfg.get("default_scope")
+        if scope == "mmdet":
+            hook.update(draw=True, test_out_dir=arguments.show_dir)
+        elif scope == "mmseg":
+            hook.update(draw=True, interval=1)
+            cfg.visualizer.save_dir = arguments.show_dir
+        else:
+            hook.update(enable=True, out_dir=arguments.show_dir)
     if arguments.out:
         if not arguments.out.endswith((".pkl", ".pickle")):
             raise UsageError(f"--out must end in .pkl or .pickle, got {arguments.out}")
