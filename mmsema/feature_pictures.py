@@ -158,6 +158,7 @@ def draw_stages(
         3, len(stages) + 1, figsize=(2.3 * (len(stages) + 1), 2.05 * 3 * min(max(H / W, 0.6), 1.4) + 0.8), dpi=130,
         layout="constrained",
     )  # fmt: skip
+    figure.get_layout_engine().set(h_pad=0.08)
     full = (0, W, H, 0)
     grid[0, 0].imshow(picture, extent=full)
     for color, size in (("black", 4), ("white", 1.5)):
