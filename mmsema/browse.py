@@ -8,7 +8,7 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from rich.progress import track
 
 from .apis import PathLike, read_config
-from .engine.launch import check_data
+from .engine.launch import UsageError, check_data
 
 SMALLEST = 224  # smaller pictures of classes are enlarged, so that the text on them can be read
 
@@ -26,6 +26,9 @@ def _draw_classes(visualizer, image: np.ndarray, sample, path: Path) -> None:
     visualizer.visualize_cls(image, sample, classes=classes, draw_pred=False, resize=resize, out_file=str(path))
 
 
+DRAW = dict(mmdet=_draw_detection, mmpretrain=_draw_classes)
+
+
 def browse(config: PathLike, out_dir: PathLike = "outputs", number: int = 20) -> List[Path]:
     """Write the first ``number`` pictures of a config's training set, augmented and annotated, to ``out_dir``.
 
@@ -41,17 +44,18 @@ def browse(config: PathLike, out_dir: PathLike = "outputs", number: int = 20) ->
         UsageError: the config or its data is not there.
     """
     cfg = read_config(config)
+    if cfg.get("default_scope") not in DRAW:
+        raise UsageError(f"default_scope of {config} must be one of {', '.join(DRAW)}, got {cfg.get('default_scope')}")
     check_data(cfg, ["train_dataloader"])
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name="browse"))
     visualizer.dataset_meta = dataset.metainfo
-    draw = _draw_classes if cfg.default_scope == "mmpretrain" else _draw_detection
     Path(out_dir).mkdir(parents=True, exist_ok=True)
     paths = []
     for index in track(range(min(number, len(dataset))), "pictures"):
         item = dataset[index]
         image = np.ascontiguousarray(item["inputs"].permute(1, 2, 0).numpy()[..., ::-1])  # BGR to RGB
         paths.append(Path(out_dir) / f"{index:06d}.png")
-        draw(visualizer, image, item["data_samples"], paths[-1])
+        DRAW[cfg.default_scope](visualizer, image, item["data_samples"], paths[-1])
     return paths

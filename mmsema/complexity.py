@@ -4,8 +4,8 @@ The count is that of the operator's definition, whichever backend runs later: ``
 reference's matrix products as it sees those of any other layer.
 """
 
+import warnings
 from dataclasses import dataclass
-from math import prod
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -46,8 +46,11 @@ class Complexity:
     regions: int
 
 
-def _count_mean(shape: Sequence[int], *_, out_shape: object = None, **__) -> int:
-    return prod(shape)
+def _count_mean(x: Tensor, *_, **__) -> int:
+    return x.numel()
+
+
+_count_mean._get_raw = True  # tensors instead of shapes, as torch 2.1 gives them in any case
 
 
 def _propose(model: nn.Module) -> int:
@@ -96,7 +99,10 @@ def count_operations(config: PathLike, shape: Optional[Tuple[int, int]] = None) 
     model, root = loaded.model, type(loaded.model).__name__
     detector = hasattr(loaded, "dataset")
     H, W = shape or ((800, 1333) if detector else (224, 224))
-    counter, regions = FlopCounterMode(display=False, custom_mapping={MEAN: _count_mean}), 0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.1 needs the model, later ones warn that they do not
+        counter = FlopCounterMode(model, display=False, custom_mapping={MEAN: _count_mean})
+    regions = 0
     torch.manual_seed(0)
     with torch.no_grad(), kernel("reference"):
         if detector:

@@ -60,11 +60,19 @@ def test_a_classifiers_pictures_are_enlarged_and_named(tmp_path, monkeypatch):
     assert (sheets[0] != sheets[1]).any()
 
 
-def test_missing_data_is_one_line(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "config, words",
+    [
+        ("mask-rcnn_sema-pico_fpn_shapes", "error: data/shapes/annotations/instances_train.json is missing"),
+        ("other.py", "error: default_scope of other.py must be one of mmdet, mmpretrain, got mmseg"),
+    ],
+)
+def test_errors_are_one_line(config, words, tmp_path, monkeypatch, capsys):
     import browse_dataset
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", "mask-rcnn_sema-pico_fpn_shapes"])
+    Path("other.py").write_text("default_scope = 'mmseg'")
+    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", config])
     with pytest.raises(SystemExit, match="2"):
         browse_dataset.main()
-    assert "error: data/shapes/annotations/instances_train.json is missing" in capsys.readouterr().err
+    assert words in capsys.readouterr().err

@@ -227,7 +227,12 @@ def test_missing_checkpoint_is_named(tmp_path):
     assert "checkpoint nowhere.pth is not a file" in one_line(done)
 
 
-@pytest.mark.parametrize("tool", ["train.py", "test.py", "make_shapes.py"])
+ANALYSIS = ["get_flops.py", "browse_dataset.py", "visualize.py"]
+
+
+@pytest.mark.parametrize(
+    "tool", ["train.py", "test.py", "make_shapes.py", *(f"analysis_tools/{name}" for name in ANALYSIS)]
+)
 def test_help_answers_without_loading_torch(tool, tmp_path):
     done = subprocess.run(
         [sys.executable, "-X", "importtime", str(ROOT / "tools" / tool), "--help"],
