@@ -31,7 +31,7 @@ _ALLOWED = {
         for name in ("Float64", "Float32", "Int64", "Int32", "UInt32")
     },
 }
-_multiarray = (np._core if hasattr(np, "_core") else np.core).multiarray
+_multiarray = (np._core if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else np.core).multiarray
 for _module in ("numpy._core", "numpy.core"):  # of numpy 2 and 1
     _ALLOWED[f"{_module}.multiarray._reconstruct"] = _multiarray._reconstruct
     _ALLOWED[f"{_module}.multiarray.scalar"] = _multiarray.scalar
