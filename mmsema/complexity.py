@@ -4,8 +4,9 @@ The count is that of the operator's definition, whichever backend runs later: ``
 reference's matrix products as it sees those of any other layer.
 """
 
-import warnings
 from dataclasses import dataclass
+from importlib.util import find_spec
+from math import prod
 from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .apis import PathLike, load_model
 from .benchmark import kernel
+from .engine import UsageError
 
 PRODUCT = torch.ops.aten.bmm  # in a mixer: the attention's; its projection is addmm
 MEAN = torch.ops.aten.mean
@@ -46,11 +48,8 @@ class Complexity:
     regions: int
 
 
-def _count_mean(x: Tensor, *_, **__) -> int:
-    return x.numel()
-
-
-_count_mean._get_raw = True  # tensors instead of shapes, as torch 2.1 gives them in any case
+def _count_mean(shape: Sequence[int], *_, **__) -> int:
+    return prod(shape)
 
 
 def _propose(model: nn.Module) -> int:
@@ -94,15 +93,17 @@ def count_operations(config: PathLike, shape: Optional[Tuple[int, int]] = None) 
         config: path of a config, or name of one that mmsema ships.
         shape: height and width of the picture; by default 224 x 224 for a classifier, 800 x 1333 for a detector, which
             pads it as its config says.
+
+    Raises:
+        UsageError: there is no such config, or torch is too old to count.
     """
+    if find_spec("torch.utils.module_tracker") is None:  # without it the counter cannot follow a neck's tuples of maps
+        raise UsageError(f"counting needs torch 2.4 or later, this is torch {torch.__version__}")
     loaded = load_model(config, device="cpu")
     model, root = loaded.model, type(loaded.model).__name__
     detector = hasattr(loaded, "dataset")
     H, W = shape or ((800, 1333) if detector else (224, 224))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch 2.1 needs the model, later ones warn that they do not
-        counter = FlopCounterMode(model, display=False, custom_mapping={MEAN: _count_mean})
-    regions = 0
+    counter, regions = FlopCounterMode(display=False, custom_mapping={MEAN: _count_mean}), 0
     torch.manual_seed(0)
     with torch.no_grad(), kernel("reference"):
         if detector:

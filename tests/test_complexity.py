@@ -1,11 +1,13 @@
 """The counter: attention and mean by hand, on whole and ragged windows, whatever backend is chosen."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from mmsema.complexity import count_operations
 
+pytestmark = pytest.mark.skipif(find_spec("torch.utils.module_tracker") is None, reason="needs torch 2.4")
 ROOT = Path(__file__).resolve().parents[1]
 TINY_DEPTHS, WINDOW = (2, 4, 8, 4), 7
 
