@@ -98,7 +98,7 @@ def count_operations(config: PathLike, shape: Optional[Tuple[int, int]] = None) 
         UsageError: there is no such config, or torch is too old to count.
     """
     if find_spec("torch.utils.module_tracker") is None:  # without it the counter cannot follow a neck's tuples of maps
-        raise UsageError(f"counting needs torch 2.4 or later, this is torch {torch.__version__}")
+        raise UsageError(f"counting needs a torch with torch.utils.module_tracker, torch {torch.__version__} has none")
     loaded = load_model(config, device="cpu")
     model, root = loaded.model, type(loaded.model).__name__
     detector = hasattr(loaded, "dataset")

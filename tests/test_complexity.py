@@ -7,7 +7,7 @@ import pytest
 
 from mmsema.complexity import count_operations
 
-pytestmark = pytest.mark.skipif(find_spec("torch.utils.module_tracker") is None, reason="needs torch 2.4")
+pytestmark = pytest.mark.skipif(find_spec("torch.utils.module_tracker") is None, reason="torch is too old")
 ROOT = Path(__file__).resolve().parents[1]
 TINY_DEPTHS, WINDOW = (2, 4, 8, 4), 7
 
