@@ -255,7 +255,7 @@ class _Output:
         target = self.folder / f"{path.stem}.mp4"
         writer, count = None, 0
         frames: Iterator[np.ndarray] = iter(video)
-        for count, frame in enumerate(track(frames, "frames", total=video.frame_cnt), 1):
+        for count, frame in enumerate(track(frames, "frames", total=max(video.frame_cnt, 0) or None), 1):
             drawn = self.add(path.name, count, frame)
             if drawn is not None:
                 writer = writer or cv2.VideoWriter(

@@ -114,6 +114,10 @@ def test_a_video_comes_back_with_all_its_frames(work):
     video = cv2.VideoCapture("out/clip.mp4")
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and video.get(cv2.CAP_PROP_FPS) == 5
     assert video.read()[1].shape == (64, 96, 3)
+    whole = Path("clip.avi").read_bytes()
+    Path("cut.avi").write_bytes(whole[: len(whole) * 2 // 3])
+    cut = predict(DETECTOR, "detector.pth", "cut.avi", "out", device="cpu")
+    assert len(cut.problems) == 1 and cut.problems[0].endswith("of 3 frames cannot be read") and cut.results
 
 
 def test_a_classifier_lists_the_best_classes(work):
