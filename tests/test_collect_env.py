@@ -19,7 +19,10 @@ def collect_env(broken: Path, *files) -> subprocess.CompletedProcess:
 
 
 def distribution(name: str, version: str = "1.0") -> tuple:
-    return f"{name.replace('-', '_')}-{version}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    return (
+        f"{name.replace('-', '_')}-{version}.dist-info/METADATA",
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+    )
 
 
 def test_a_sound_environment(tmp_path):
