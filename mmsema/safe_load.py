@@ -1,5 +1,6 @@
 """Read checkpoint files without ever running code from them, and say what a wrong file looks like."""
 
+import codecs
 import hashlib
 import os
 import pickle
@@ -24,6 +25,7 @@ def _statistic(owner: type, name: str) -> object:
 _ALLOWED = {
     "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
     "builtins.getattr": _statistic,
+    "_codecs.encode": codecs.encode,  # bytes of NumPy scalars, as NumPy 1 writes them; PyTorch allows it too
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
     **{

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from old_torch import needs_compiler, needs_fsdp_on_cpu
 
 from mmsema import SEMA
 from mmsema.checkpoint import read_checkpoint
@@ -69,6 +70,7 @@ def test_ema_saves_the_average_and_resumes(plain, tmp_path):
     assert resumed.iter == 4
 
 
+@needs_compiler
 def test_compiled_training_takes_the_same_steps(plain, tmp_path):
     runner = train(tmp_path / "compiled", compile=dict(backend="aot_eager"))
     assert "_TorchDynamo" in repr(runner.model.train_step) or hasattr(
@@ -78,7 +80,9 @@ def test_compiled_training_takes_the_same_steps(plain, tmp_path):
         torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("processes", [2, pytest.param(1, marks=pytest.mark.gpu)])
+@pytest.mark.parametrize(
+    "processes", [pytest.param(2, marks=needs_fsdp_on_cpu), pytest.param(1, marks=pytest.mark.gpu)]
+)
 def test_fsdp_trains(processes, tmp_path):
     """The shipped strategy; on the CPU its shards are saved as such, as torch 2.11 crashes gathering them there."""
     strategy = Config.fromfile(str(ROOT / "configs/sema-b_8xb128-fsdp_in1k.py")).strategy.to_dict()

@@ -3,7 +3,7 @@ import torch
 from attention_checks import SIZES, assert_agrees, definition, output_and_gradients, random_maps
 from mmsema_kernels import rope_table, sema_attention
 from mmsema_kernels.padded import window_index
-from test_eager import LOOSE
+from test_eager import DTYPES, LOOSE
 
 
 def test_window_index_of_a_ragged_map():
@@ -25,7 +25,7 @@ def test_equals_the_definition(size, window_size, rope):
     assert_agrees(output_and_gradients(run, (q, k, v), grad), expected, torch.float32)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_every_dtype(dtype, monkeypatch):
     import attention_checks
 

@@ -1,0 +1,10 @@
+"""Marks for what torch 2.1, the oldest that we support, cannot do."""
+
+import pytest
+import torch
+
+TORCH = tuple(map(int, torch.__version__.split(".")[:2]))
+
+needs_compiler = pytest.mark.skipif(TORCH < (2, 3), reason="torch.compile cannot follow our code before torch 2.3")
+needs_half_on_cpu = pytest.mark.skipif(TORCH < (2, 2), reason="no float16 matrix products on the CPU before torch 2.2")
+needs_fsdp_on_cpu = pytest.mark.skipif(TORCH < (2, 3), reason="FSDP asks for CUDA streams before torch 2.3")
