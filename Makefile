@@ -30,7 +30,7 @@ test-openmmlab:
 	@$(PYTHON) tools/setup_env.py --stack openmmlab
 	@.venv-openmmlab/bin/python -m mmsema.collect_env
 	@.venv-openmmlab/bin/python $(PYTEST) --ignore=tests/test_benchmark.py --ignore=tests/test_mmseg.py \
-		--ignore=tests/test_package.py --ignore=tests/tools/test_host_tools.py --ignore=tests/tools/test_setup_env.py
+		--ignore=tests/tools/test_host_tools.py --ignore=tests/tools/test_setup_env.py
 
 lint: env
 	@$(VENV_PYTHON) -m ruff check .

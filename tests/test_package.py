@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ model = MODELS.build(dict(type='MaskRCNN', backbone=dict(type='mmsema.SEMA', arc
                           rpn_head=None, roi_head=None, train_cfg=None, test_cfg=None))
 print(type(model.backbone).__module__, mmsema.__file__, mmsema_kernels.__file__)
 """
+not_in_openmim = pytest.mark.skipif(
+    any(distribution.name == "openmim" for distribution in distributions()),
+    reason="openmim looks for editable installs in site-packages only, where pip no longer puts them",
+)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +130,7 @@ def editable(source, tmp_path_factory) -> Path:
     return python
 
 
-@pytest.mark.parametrize("kind", ["with_wheel", "editable"])
+@pytest.mark.parametrize("kind", ["with_wheel", pytest.param("editable", marks=not_in_openmim)])
 def test_mim_search_train_test_and_run(kind, request, tmp_path):
     """In a folder of its own, with nothing but names."""
     python, config = request.getfixturevalue(kind), "sema-pico_digits.py"

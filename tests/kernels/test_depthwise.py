@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from attention_checks import DEVICE, assert_agrees, output_and_gradients, random_maps
 from mmsema_kernels.depthwise import depthwise_residual, depthwise_silu, lepe_gate
 from torch._dynamo.testing import CompileCounterWithBackend
-from torch.library import opcheck
 from torch.utils.checkpoint import checkpoint
+
+pytest.importorskip("triton", "3.2")
+from torch.library import opcheck  # noqa: E402
 
 SIZES = [(1, 1), (1, 9), (9, 1), (7, 7), (13, 7), (8, 8), (5, 23), (16, 10), (35, 3)]
 OPS = ["residual", "silu", "lepe_gate"]
