@@ -7,6 +7,7 @@ from typing import List, Optional
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.hooks import SyncBuffersHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
@@ -93,6 +94,8 @@ def build_runner(cfg: Config, min_matched: float) -> Runner:
         return RUNNERS.build(cfg)  # its processes may hold shards of the model, which CheckWeights cannot compare
     runner = Runner.from_cfg(cfg)
     runner.register_hook(CheckWeights(min_matched))
+    if runner.distributed:  # processes have BatchNorm statistics of their own; one model is to be validated and saved
+        runner.register_hook(SyncBuffersHook())
     return runner
 
 

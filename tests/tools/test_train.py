@@ -173,6 +173,7 @@ def test_distributed_training_and_testing_on_the_cpu(tmp_path):
         "train_cfg.max_epochs=1",
         "train_cfg.val_interval=1",
         "default_hooks.checkpoint.interval=1",
+        "train_dataloader.batch_size=4",  # the processes' BatchNorm statistics differ clearly
     ]
     environment = dict(PORT=port, OMP_NUM_THREADS="1")
     run(tmp_path, ROOT / "tools/dist_train.sh", CLASSIFIER, 2, *options, **environment)
