@@ -1,6 +1,7 @@
 """The browser draws what the training pipeline gives."""
 
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from mmsema.browse import browse
 from mmsema.datasets.shapes import make_shapes
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools/analysis_tools"))
+TOOL = str(ROOT / "tools/analysis_tools/browse_dataset.py")
 
 
 def test_objects_are_drawn_where_augmentation_put_them(tmp_path, monkeypatch):
@@ -50,11 +51,9 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 
 
 def test_a_classifiers_pictures_are_enlarged_and_named(tmp_path, monkeypatch):
-    import browse_dataset
-
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", "sema-pico_digits", "--number", "2"])
-    browse_dataset.main()
+    monkeypatch.setattr(sys, "argv", [TOOL, "sema-pico_digits", "--number", "2"])
+    runpy.run_path(TOOL, run_name="__main__")
     sheets = [cv2.imread(str(path)) for path in sorted(Path("outputs").iterdir())]
     assert [sheet.shape for sheet in sheets] == [(224, 224, 3)] * 2
     assert (sheets[0] != sheets[1]).any()
@@ -68,11 +67,9 @@ def test_a_classifiers_pictures_are_enlarged_and_named(tmp_path, monkeypatch):
     ],
 )
 def test_errors_are_one_line(config, words, tmp_path, monkeypatch, capsys):
-    import browse_dataset
-
     monkeypatch.chdir(tmp_path)
     Path("other.py").write_text("default_scope = 'mmseg'")
-    monkeypatch.setattr(sys, "argv", ["browse_dataset.py", config])
+    monkeypatch.setattr(sys, "argv", [TOOL, config])
     with pytest.raises(SystemExit, match="2"):
-        browse_dataset.main()
+        runpy.run_path(TOOL, run_name="__main__")
     assert words in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The pictures of a backbone's inside show what its mixers compute."""
 
+import runpy
 import sys
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from mmsema.feature_pictures import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tools/analysis_tools"))
+TOOL = str(ROOT / "tools/analysis_tools/visualize.py")
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +104,6 @@ def test_the_picture_that_is_shown_has_the_colours_of_the_file(config):
 
 
 def test_both_sheets_are_drawn(tmp_path, monkeypatch):
-    import visualize
-
     cv2.imwrite(str(tmp_path / "a.png"), np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8))
     arguments = [
         "sema-pico_digits",
@@ -115,8 +114,8 @@ def test_both_sheets_are_drawn(tmp_path, monkeypatch):
         "1",
         "0",
     ]
-    monkeypatch.setattr(sys, "argv", ["visualize.py", *arguments])
-    visualize.main()
+    monkeypatch.setattr(sys, "argv", [TOOL, *arguments])
+    runpy.run_path(TOOL, run_name="__main__")
     for name in ("stages.png", "heads.png"):
         sheet = cv2.imread(str(tmp_path / "out" / name))
         assert min(sheet.shape[:2]) > 400 and sheet.std() > 10
