@@ -2,11 +2,13 @@ PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-openmmlab lint
+.PHONY: help env demo test test-quick test-long test-openmmlab lint
 
 help:
 	@echo "make demo   train a SEMA Mask R-CNN on generated pictures, evaluate it, draw what it sees (CPU, 10 minutes)"
-	@echo "make test   run all tests"
+	@echo "make test   run the tests that CI runs"
+	@echo "make test-quick   those of them that are fast: under 4 minutes on 2 cores"
+	@echo "make test-long    what takes minutes each: under 45 minutes on 2 cores"
 	@echo "make test-openmmlab PYTHON=python3.10   the tests that concern the official OpenMMLab packages, in .venv-openmmlab"
 	@echo "make lint   check the style"
 	@echo "make env    make the environment (.venv) that the others run in; they call it themselves"
@@ -20,16 +22,22 @@ demo: env
 # small tensors: one process a core, with one thread each, is fastest
 PYTEST = -m pytest -n auto --dist loadfile
 
-test: export OMP_NUM_THREADS ?= 1
+test test-quick test-long: export OMP_NUM_THREADS ?= 1
 test: env
-	@$(VENV_PYTHON) $(PYTEST)
+	@$(VENV_PYTHON) $(PYTEST) -m "not long"
+
+test-quick: env
+	@$(VENV_PYTHON) $(PYTEST) -m "not long and not slow"
+
+test-long: env
+	@$(VENV_PYTHON) $(PYTEST) -m long
 
 # without the tests of the forks' own tools, of the set-up, and of peers that torch 2.1 does not have
 test-openmmlab: export OMP_NUM_THREADS ?= 1
 test-openmmlab:
 	@$(PYTHON) tools/setup_env.py --stack openmmlab
 	@.venv-openmmlab/bin/python -m mmsema.collect_env
-	@.venv-openmmlab/bin/python $(PYTEST) --ignore=tests/test_benchmark.py --ignore=tests/test_mmseg.py \
+	@.venv-openmmlab/bin/python $(PYTEST) -m "not long" --ignore=tests/benchmark --ignore=tests/test_mmseg.py \
 		--ignore=tests/tools/test_host_tools.py --ignore=tests/tools/test_setup_env.py
 
 lint: env

@@ -6,6 +6,7 @@ operator, ``mmsema_kernels.reference`` its definition.
 
 from .depthwise import depthwise_residual, depthwise_silu, lepe_gate
 from .dispatch import available_backends, can_run_triton, sema_attention, sema_attention_packed
+from .launch import use_backend
 from .reference import sema_attention_reference
 from .rope import apply_rope, expand_rope_table, rope_table
 
@@ -21,4 +22,5 @@ __all__ = [
     "sema_attention",
     "sema_attention_packed",
     "sema_attention_reference",
+    "use_backend",
 ]

@@ -3,9 +3,10 @@
 Importing this file needs torch only, 2.1 or newer.
 """
 
+import contextlib
 import os
 from importlib.util import find_spec
-from typing import Callable, Optional, Tuple
+from typing import Callable, Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -60,6 +61,30 @@ def choose_backend(requested: Optional[str], device: torch.device, why_not_trito
     if reason:
         raise RuntimeError(f"{source} is 'triton', which cannot run here: {reason}")
     return name
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Run a block of code on the backend ``name``, "auto" or one of :func:`mmsema_kernels.available_backends`::
+
+        with use_backend("reference"):
+            out = model(images)
+
+    It sets the environment variable MMSEMA_KERNEL, so it holds for the whole process; ``backend=`` goes first.
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    if name not in ("auto", *BACKENDS):
+        raise ValueError(f"name must be one of {('auto', *BACKENDS)}, got {name!r}")
+    before = os.environ.get(ENVIRONMENT_VARIABLE)
+    os.environ[ENVIRONMENT_VARIABLE] = name
+    try:
+        yield
+    finally:
+        os.environ.pop(ENVIRONMENT_VARIABLE)
+        if before is not None:
+            os.environ[ENVIRONMENT_VARIABLE] = before
 
 
 def autocast(*maps: Tensor) -> Tuple[Tensor, ...]:

@@ -11,12 +11,12 @@ from typing import Callable, List, NamedTuple, Optional, Tuple, Union
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from mmsema_kernels import use_backend
 from rich.progress import track
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .apis import PathLike, read_config
-from .benchmark import kernel
 from .checkpoint import load_weights
 from .engine import UsageError
 
@@ -137,7 +137,7 @@ def export(module: nn.Module, out: PathLike, format: str) -> None:
     if missing:
         raise UsageError(f'--format onnx needs {", ".join(missing)}, not installed: pip install "mmsema[export]"')
     out.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings(), torch.no_grad(), kernel("padded"):
+    with warnings.catch_warnings(), torch.no_grad(), use_backend("padded"):
         warnings.simplefilter("ignore")  # that argument checks are not part of a trace, and the exporters' own
         if format == "torchscript":
             torch.jit.trace(module, torch.zeros(TRACED), check_trace=False).save(str(out))

@@ -80,7 +80,7 @@ def main() -> None:
     from mmengine.config import Config
     from mmengine.runner import find_latest_checkpoint
 
-    from mmsema.visualization import draw_curves, draw_detections, read_scalars
+    from mmsema.analysis.pictures import draw_curves, draw_detections, read_scalars
 
     epochs = Config.fromfile(CONFIG).train_cfg.max_epochs
     last = WORK_DIR / f"epoch_{epochs}.pth"

@@ -1,81 +1,16 @@
 """Training and testing from a config, for mmdet, mmpretrain and mmseg alike."""
 
 import argparse
-import difflib
-from pathlib import Path
-from typing import List, Optional
+from typing import Optional
 
 import torch
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.hooks import SyncBuffersHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from .check_weights import CheckWeights, read_safely
-
-# what to do when a data set's folder (by its name) is not there
-DATA_HELP = {
-    "coco": "get train2017.zip, val2017.zip and annotations_trainval2017.zip from cocodataset.org and unpack them "
-    "there; without COCO, run: python tools/train.py configs/mask-rcnn_sema-pico_fpn_shapes.py",
-    "imagenet": "get ImageNet-1k from image-net.org and put its class folders into train/ and val/ there; "
-    "without ImageNet, run: python tools/train.py configs/sema-pico_digits.py",
-    "ADEChallengeData2016": "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it in data/ade; "
-    "docs/segmentation.md shows the layout",
-    "shapes": "make it with: python tools/make_shapes.py data/shapes",
-}
-
-
-class UsageError(Exception):
-    """Something the caller can mend; its text is one line for the person at the terminal."""
-
-
-def load_config(arguments: argparse.Namespace) -> Config:
-    """Read the config file, merge --cfg-options, choose the work folder, and fit it to the machine."""
-    path = Path(arguments.config)
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), siblings, n=3)
-        raise UsageError(f"config {path} is not a file" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-    if path.suffix != ".py":
-        raise UsageError(f"config must be a .py file, got {path}")
-    cfg = Config.fromfile(str(path))
-    cfg.launcher = arguments.launcher
-    if arguments.work_dir is not None:
-        cfg.work_dir = arguments.work_dir
-    elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs") / path.stem)
-    if cfg.get("default_scope", "mmdet") == "mmpretrain":
-        # mmpretrain's models take stacked images; mmdet's take lists, which is mmengine's default
-        for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
-            if cfg.get(key):
-                cfg[key] = ConfigDict({"collate_fn": dict(type="default_collate"), **cfg[key]})
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="*", action=DictAction)
-    options = [option for option in arguments.cfg_options if "=" not in option]
-    if options:
-        raise UsageError(f"--cfg-options takes KEY=VALUE, got {options[0]!r}")
-    cfg.merge_from_dict(parser.parse_args(["--cfg-options", *arguments.cfg_options]).cfg_options or {})
-    return cfg
-
-
-def check_data(cfg: Config, loaders: List[str]) -> None:
-    """Raise :class:`UsageError` when a local file or folder that a data set names is not there."""
-    for loader in loaders:
-        dataset = (cfg.get(loader) or {}).get("dataset", {})
-        while "dataset" in dataset:  # wrappers such as RepeatDataset
-            dataset = dataset["dataset"]
-        root = dataset.get("data_root") or ""
-        names = [dataset.get("ann_file") or "", *(dataset.get("data_prefix") or {}).values()]
-        for path in (Path(root) / name for name in names if root or name):
-            if "://" not in str(root) and not path.exists():
-                help_text = DATA_HELP.get(Path(root).name, "set data_root, ann_file and data_prefix in the config")
-                folder = root or path.parent
-                raise UsageError(f"{path} is missing, the data is expected in {folder}; {help_text}")
-
-
-def require_file(path: str, what: str) -> None:
-    if "://" not in path and not Path(path).is_file():
-        raise UsageError(f"{what} {path} is not a file")
+from .config import UsageError, check_data, load_config, require_file
+from .hooks import CheckWeights, read_safely
 
 
 def build_runner(cfg: Config, min_matched: float) -> Runner:

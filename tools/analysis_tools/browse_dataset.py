@@ -13,7 +13,7 @@ def main() -> None:
     if arguments.number < 1:
         parser.error(f"--number must be at least 1, got {arguments.number}")
 
-    from mmsema.browse import browse
+    from mmsema.analysis.browse_dataset import browse
     from mmsema.engine import UsageError
 
     try:

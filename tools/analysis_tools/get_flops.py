@@ -21,7 +21,7 @@ def main() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from mmsema.complexity import count_operations
+    from mmsema.analysis.complexity import count_operations
     from mmsema.engine import UsageError
 
     try:

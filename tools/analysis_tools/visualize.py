@@ -20,9 +20,9 @@ def main() -> None:
     parser.add_argument("--out-dir", default="outputs", help="for stages.png and heads.png (default: %(default)s)")
     arguments = parser.parse_args()
 
+    from mmsema.analysis.feature_maps import draw_features
     from mmsema.checkpoint import CheckpointError
     from mmsema.engine import UsageError
-    from mmsema.feature_pictures import draw_features
 
     try:
         for path in draw_features(**vars(arguments)):

@@ -17,7 +17,7 @@ from mmsema.checkpoint import CheckpointError
 from mmsema.datasets.shapes import CLASSES, make_shapes
 from mmsema.engine import UsageError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = ROOT / "configs/mask-rcnn_sema-pico_fpn_shapes.py"
 CLASSIFIER = ROOT / "configs/sema-pico_digits.py"
 

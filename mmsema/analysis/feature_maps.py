@@ -20,10 +20,10 @@ from mmengine.config import Config
 from mmsema_kernels import apply_rope, expand_rope_table
 from torch import Tensor
 
-from .apis import PathLike, load_model, read_picture
-from .engine import UsageError
-from .models import SEMA
-from .models.mixers import SEMAMixer
+from ..apis import PathLike, load_model, read_picture
+from ..engine import UsageError
+from ..models import SEMA
+from ..models.mixers import SEMAMixer
 
 QUERY = dict(fill=False, edgecolor="cyan", linewidth=1.5)
 

@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from mmsema.browse import browse
+from mmsema.analysis.browse_dataset import browse
 from mmsema.datasets.shapes import make_shapes
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOOL = str(ROOT / "tools/analysis_tools/browse_dataset.py")
 
 

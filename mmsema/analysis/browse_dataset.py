@@ -7,8 +7,8 @@ import numpy as np
 from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from rich.progress import track
 
-from .apis import PathLike, read_config
-from .engine.launch import UsageError, check_data
+from ..apis import PathLike, read_config
+from ..engine.config import UsageError, check_data
 
 SMALLEST = 224  # smaller pictures of classes are enlarged, so that the text on them can be read
 

@@ -6,8 +6,8 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from ..checkpoint import match_weights, read_checkpoint
-from ..registry import HOOKS
+from ...checkpoint import match_weights, read_checkpoint
+from ...registry import HOOKS
 
 
 def read_safely() -> None:

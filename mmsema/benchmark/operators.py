@@ -7,26 +7,15 @@ from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from mmsema_kernels import depthwise_residual, depthwise_silu, lepe_gate, rope_table, sema_attention
+from mmsema_kernels import depthwise_residual, depthwise_silu, lepe_gate, rope_table, sema_attention, use_backend
 from mmsema_kernels.windows import window_merge, window_partition
 from torch import Tensor
 from torch.func import functional_call
 
-from .benchmark import (
-    KERNEL_TOLERANCE,
-    TOLERANCE,
-    Report,
-    Row,
-    input_sets,
-    kernel,
-    measured,
-    peak_memory,
-    reason,
-    relative_error,
-    times,
-)
-from .models.block import MambaLikeBlock
-from .models.mixers import SEMAMixer
+from ..models.block import MambaLikeBlock
+from ..models.mixers import SEMAMixer
+from .report import Report, Row, reason
+from .timing import KERNEL_TOLERANCE, TOLERANCE, input_sets, measured, peak_memory, relative_error, times
 
 WINDOW = 7
 # (batch, H, W) of the first stage, a quarter of the image: 224 x 224, 800 x 1333, 2048 x 2048
@@ -237,7 +226,7 @@ def block_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: s
         return [*normal((batch, H, W, C), 1, dtype, device), *parameters]
 
     def call(backend: str, run: Callable, x: Tensor, *parameters: Tensor) -> Tensor:
-        with kernel(backend):
+        with use_backend(backend):
             return run(x, *parameters)
 
     def run(x: Tensor, *parameters: Tensor) -> Tensor:

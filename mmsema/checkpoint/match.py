@@ -1,27 +1,21 @@
-"""Weights: reading them safely, loading them loudly, converting MILA's, publishing ours.
+"""Match a checkpoint's tensors with a model's and load them loudly: nothing is loaded by half, nothing in silence.
 
 ``backbone=dict(type='mmsema.SEMA', init_cfg=dict(type='Pretrained', checkpoint=...))`` comes here, too.
 """
 
-import hashlib
-import io
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
-import mmengine
-import torch
 from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
-from .models.sema import ARCHITECTURES
-from .registry import WEIGHT_INITIALIZERS
-from .safe_load import CheckpointError, read_checkpoint
-from .version import __version__
+from ..models.sema import ARCHITECTURES
+from ..registry import WEIGHT_INITIALIZERS
+from .read import CheckpointError, read_checkpoint
 
 StateDict = Dict[str, Tensor]
 Source = Union[str, Path, Mapping]
@@ -29,7 +23,7 @@ Source = Union[str, Path, Mapping]
 
 # a tensor's name that gives its network away
 _FOREIGN = {
-    "attn.qk.weight": "MILA; convert it first with tools/converters/convert_mila.py",
+    "attn.qk.weight": "MILA; convert it first with tools/model_converters/convert_mila.py",
     "relative_position_bias_table": "a Swin Transformer",
     "A_logs": "VMamba",
     "cls_token": "a ViT",
@@ -50,13 +44,13 @@ class LoadReport:
     def __str__(self) -> str:
         text = f"loaded {len(self.loaded)} of {len(self.loaded) + len(self.missing)} tensors from {self.source}"
         if self.missing:
-            text += f"; not in the checkpoint, left as they were: {_summary(self.missing)}"
+            text += f"; not in the checkpoint, left as they were: {summary(self.missing)}"
         if self.ignored:
-            text += f"; ignored because the model has none: {_summary(self.ignored)}"
+            text += f"; ignored because the model has none: {summary(self.ignored)}"
         return text
 
 
-def _summary(names: Iterable[str], most: int = 6) -> str:
+def summary(names: Iterable[str], most: int = 6) -> str:
     """Tensor names by the module they are in: ``neck (16), norm0 (2)``."""
     counts = Counter(
         ".".join(name.split(".")[:2]) if name.startswith("backbone.") else name.split(".")[0] for name in names
@@ -96,7 +90,7 @@ def _architecture(state: StateDict) -> Optional[Tuple[int, Tuple[int, ...]]]:
     return width, tuple(blocks[stage] for stage in range(max(blocks) + 1))
 
 
-def _describe(state: StateDict) -> str:
+def describe(state: StateDict) -> str:
     """What the tensors look like, by their names."""
     architecture = _architecture(state)
     if architecture:
@@ -138,12 +132,12 @@ def match_weights(
     here, there = _architecture(found), _architecture(target)
     if here and there and (here[0] != there[0] or any(a != b for a, b in zip(here[1], there[1], strict=False))):
         raise CheckpointError(
-            f"{source} looks like {_describe(found)}, the model is {_describe(target)}; nothing was loaded"
+            f"{source} looks like {describe(found)}, the model is {describe(target)}; nothing was loaded"
         )
     if not chosen or share < min_matched:
         raise CheckpointError(
             f"{source} has {len(chosen)} of the model's {total} tensors, at least {min_matched:.0%} are needed; "
-            f"it looks like {_describe(found)}; nothing was loaded"
+            f"it looks like {describe(found)}; nothing was loaded"
         )
     wrong = [name for name, tensor in chosen.items() if tensor.shape != target[name].shape]
     if wrong:
@@ -190,7 +184,7 @@ def load_weights(model: nn.Module, checkpoint: Source, min_matched: float = 0.5,
         checkpoint = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
         if not checkpoint:
             raise CheckpointError(
-                f"{source} has no tensor whose name starts with {prefix!r}; it looks like {_describe(state)}"
+                f"{source} has no tensor whose name starts with {prefix!r}; it looks like {describe(state)}"
             )
     chosen, report = match_weights(model.state_dict(), checkpoint, source, min_matched)
     model.load_state_dict(chosen, strict=False)
@@ -207,114 +201,3 @@ class LoudPretrainedInit(PretrainedInit):
 
     def __call__(self, module: nn.Module) -> None:
         load_weights(module, self.checkpoint, prefix=self.prefix or "")
-
-
-_MILA_STEM = {"conv1": "conv1.", "conv2.0": "conv2.", "conv2.1": "conv2.", "conv3.0": "conv3.", "conv3.1": "conv3."}
-_MILA_BLOCK = {
-    "cpe1": "cpe1",
-    "norm1": "norm1",
-    "in_proj": "in_proj",
-    "act_proj": "gate_proj",
-    "dwc": "dwconv",
-    "attn.qk": "mixer.qk_proj",
-    "attn.lepe": "mixer.lepe",
-    "out_proj": "out_proj",
-    "cpe2": "cpe2",
-    "norm2": "norm2",
-    "mlp.fc1": "mlp.fc1",
-    "mlp.fc2": "mlp.fc2",
-}
-
-
-def _rename_mila(name: str, last_stage: int) -> Optional[str]:
-    """Our name of a tensor of MILA's backbone, "" for one that we have no use for, None for an unknown one."""
-    module, _, kind = name.rpartition(".")
-    if module == "head" or name.endswith("attn.rope.rotations"):
-        return ""
-    stem = re.fullmatch(r"patch_embed\.(conv1|conv[23]\.[01])\.(conv|norm)", module)
-    if stem:
-        layer = 3 * int(stem[1].endswith(".1")) + int(stem[2] == "norm")
-        return f"stem.{_MILA_STEM[stem[1]]}{layer}.{kind}"
-    down = re.fullmatch(r"layers\.(\d+)\.downsample\.conv\.([012])\.(conv|norm)", module)
-    if down:
-        return f"downsamples.{down[1]}.{2 * int(down[2]) + int(down[3] == 'norm')}.{kind}"
-    block = re.fullmatch(r"layers\.(\d+)\.blocks\.(\d+)\.(.+)", module)
-    if block and block[3] in _MILA_BLOCK:
-        return f"stages.{block[1]}.{block[2]}.{_MILA_BLOCK[block[3]]}.{kind}"
-    norm = re.fullmatch(r"norm(\d*)", module)
-    if norm:
-        return f"norm{norm[1] or last_stage}.{kind}"
-    return None
-
-
-def convert_mila(checkpoint: Source) -> StateDict:
-    """The weights of a MILA checkpoint under the names of our backbones: exact for ``MILA``, a warm start for ``SEMA``.
-
-    Args:
-        checkpoint: file, URL, or what was read from one: classifier or detector, as the authors publish them.
-
-    Raises:
-        CheckpointError: it cannot be read, is not MILA's, or has a tensor in its backbone that no name is known for.
-    """
-    source = "checkpoint" if isinstance(checkpoint, Mapping) else str(checkpoint)
-    state = find_state_dict(checkpoint if isinstance(checkpoint, Mapping) else read_checkpoint(checkpoint), source)
-    if any(name.startswith("backbone.") for name in state):
-        state = {name[len("backbone.") :]: tensor for name, tensor in state.items() if name.startswith("backbone.")}
-    if not any("attn.qk.weight" in name for name in state):
-        raise CheckpointError(f"{source} is not MILA's: it looks like {_describe(state)}")
-    last_stage = max(int(found[1]) for found in (re.match(r"layers\.(\d+)\.", name) for name in state) if found)
-    renamed = {name: _rename_mila(name, last_stage) for name in state}
-    unknown = [name for name, ours in renamed.items() if ours is None]
-    if unknown:
-        raise CheckpointError(f"{source}: no name is known for {len(unknown)} of its tensors, first {unknown[0]}")
-    return {ours: state[name] for name, ours in renamed.items() if ours}
-
-
-def save_weights(
-    state: StateDict, path: Union[str, Path], meta: Optional[dict] = None, hash_name: bool = False
-) -> Path:
-    """Write tensors so that ``torch.load(..., weights_only=True)`` reads them; returns the path written.
-
-    Args:
-        state: the tensors.
-        path: where to; ends in ``.pth``.
-        meta: plain data to keep beside them.
-        hash_name: put ``-<first 8 hex digits of the file's SHA-256>`` before ``.pth``, as torch.hub and mim check it.
-    """
-    path = Path(path)
-    if path.suffix != ".pth":
-        raise ValueError(f"path must end in .pth, got {path}")
-    tensors = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
-    }
-    meta = dict(meta or {}, mmsema_version=__version__, mmengine_version=mmengine.__version__)
-    buffer = io.BytesIO()
-    torch.save({"state_dict": tensors, "meta": meta}, buffer)
-    content = buffer.getvalue()
-    if hash_name:
-        path = path.with_name(f"{path.stem}-{hashlib.sha256(content).hexdigest()[:8]}.pth")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
-    return path
-
-
-def publish_model(checkpoint: Union[str, Path], out: Union[str, Path], drop: Sequence[str] = ()) -> Path:
-    """Strip a training checkpoint to its weights (the averaged ones after training with EMA), named by their hash.
-
-    Args:
-        checkpoint: file to read.
-        out: where to; ``<name>.pth`` is written as ``<name>-<hash>.pth``.
-        drop: leave out tensors whose names start with one of these, a classification head for instance.
-    """
-    read = read_checkpoint(checkpoint)
-    state = find_state_dict(read, str(checkpoint))
-    for prefix in drop:
-        if not any(name.startswith(prefix) for name in state):
-            raise CheckpointError(
-                f"{checkpoint} has no tensor whose name starts with {prefix!r}; it has {_summary(state)}"
-            )
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(drop))}
-    dataset_meta = (read.get("meta") or {}).get("dataset_meta") or {}
-    return save_weights(kept, out, {"dataset_meta": dict(dataset_meta)}, hash_name=True)

@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmsema import benchmark, benchmark_checks, benchmark_models, benchmark_ops
+from mmsema import benchmark
+from mmsema.benchmark import backbones, gpu_checks, operators
+from mmsema.benchmark.report import Report, Row
 
-TOOL = Path(__file__).parents[1] / "tools/analysis_tools/benchmark.py"
+TOOL = Path(__file__).parents[2] / "tools/analysis_tools/benchmark.py"
 
 
 @pytest.fixture
 def report(tmp_path):
-    return benchmark.Report(tmp_path, "cpu", seconds=600)
+    return Report(tmp_path, "cpu", seconds=600)
 
 
 def times_of(report):
@@ -33,9 +35,9 @@ def test_only_who_agrees_is_timed(report):
         nan=lambda x: x * 3 + torch.nan,
         fails=fails,
     )
-    inputs = lambda: benchmark_ops.normal((64,), 1, torch.float32, "cpu")  # noqa: E731
-    case = benchmark_ops.Case("kernels", "triple", "64", inputs, lambda x: x * 3, candidates, (8e6, 16e6), (4e6, 4e6))
-    benchmark_ops.run_case(case, report, rounds=3)
+    inputs = lambda: operators.normal((64,), 1, torch.float32, "cpu")  # noqa: E731
+    case = operators.Case("kernels", "triple", "64", inputs, lambda x: x * 3, candidates, (8e6, 16e6), (4e6, 4e6))
+    operators.run_case(case, report, rounds=3)
     timed = {(row.op, row.candidate): row for row in report.rows if row.ms}
     assert set(timed) == {("triple forward", "exact"), ("triple forward+backward", "exact")}
     notes = {row.candidate: row.note for row in report.rows if not row.ms}
@@ -48,15 +50,15 @@ def test_only_who_agrees_is_timed(report):
 
 
 @pytest.mark.parametrize("size", [(7, 14), (10, 16), (3, 9)], ids=str)
-@pytest.mark.parametrize("peer", [benchmark_ops.padded_sdpa, benchmark_ops.flex])
+@pytest.mark.parametrize("peer", [operators.padded_sdpa, operators.flex])
 def test_peers_compute_the_same(peer, size):
     q, k, v = torch.randn(3, 2, *size, 2, 16)
-    expected = benchmark_ops.sema_attention(q, k, v, backend="reference")
+    expected = operators.sema_attention(q, k, v, backend="reference")
     torch.testing.assert_close(peer(q, k, v), expected, rtol=0, atol=2e-6)
 
 
 def test_bytes_that_must_move():
-    case = benchmark_ops.attention_case(2, 7, 14, 64, torch.float16, "cpu", peers=False)
+    case = operators.attention_case(2, 7, 14, 64, torch.float16, "cpu", peers=False)
     one_pass = 2 * 7 * 14 * 64 * 2
     assert case.bytes_moved == (4 * one_pass, 11 * one_pass)  # q, k, v -> out; q, k, v, grad -> three gradients
     assert case.flops[0] == 2 * 7 * 14 * 64 * 49 * 4
@@ -66,8 +68,8 @@ def test_a_failing_part_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
     def fails(report):
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(benchmark_ops, "kernels", fails)
-    monkeypatch.setattr(benchmark_models, "scaling", lambda report: report.add(benchmark.Row("scaling", *"abcd")))
+    monkeypatch.setattr(operators, "kernels", fails)
+    monkeypatch.setattr(backbones, "scaling", lambda report: report.add(Row("scaling", *"abcd")))
     rows = benchmark.run("cpu", ["kernels", "checks", "scaling"], tmp_path, minutes=1)
     assert [row.note for row in rows] == ["FAILED: RuntimeError: broken", "not run: they need a CUDA device", ""]
     late = benchmark.run("cpu", ["scaling"], tmp_path, minutes=0)
@@ -76,27 +78,27 @@ def test_a_failing_part_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
 
 def test_backbones_are_checked_and_timed(report, monkeypatch):
     names = ["SEMA-T", "MILA-T", "NoSuchModel"]
-    benchmark_models.time_models("backbone", names, 1, 64, 72, report, 2, backward=True)
+    backbones.time_models("backbone", names, 1, 64, 72, report, 2, backward=True)
     assert {key for key, ms in times_of(report).items() if ms} == {
         (op, name) for op in ("forward", "forward+backward") for name in names[:2]
     }
     assert "NoSuchModel" in report.rows[0].note
-    monkeypatch.setattr(benchmark_models, "relative_error", lambda *maps: 1.0)
-    benchmark_models.time_models("backbone", names[:1], 1, 64, 72, report, 2, backward=False)
+    monkeypatch.setattr(backbones, "relative_error", lambda *maps: 1.0)
+    backbones.time_models("backbone", names[:1], 1, 64, 72, report, 2, backward=False)
     assert report.rows[-1].ms is None and "not timed" in report.rows[-1].note
 
 
 def test_checks_in_the_interpreter(monkeypatch):
     """The checks are for a GPU; here they run on less, so that what is wrong with them shows before."""
     pytest.importorskip("triton", "3.2")
-    monkeypatch.setattr(benchmark_checks, "DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-    monkeypatch.setattr(benchmark_checks, "SIZES", [(5, 9)])
-    monkeypatch.setattr(benchmark_checks, "KERNEL_TOLERANCE", {torch.float16: 1e-3})
-    assert "float16" in benchmark_checks.parity()
-    assert benchmark_checks.depthwise_parity()
-    assert benchmark_checks._last_image(2, 5, 9, 32) == "2x5x9x32"
-    monkeypatch.setattr(benchmark_checks, "KERNEL_TOLERANCE", {torch.float16: 1e-5})
-    for check in (benchmark_checks.parity, benchmark_checks.depthwise_parity):
+    monkeypatch.setattr(gpu_checks, "DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(gpu_checks, "SIZES", [(5, 9)])
+    monkeypatch.setattr(gpu_checks, "KERNEL_TOLERANCE", {torch.float16: 1e-3})
+    assert "float16" in gpu_checks.parity()
+    assert gpu_checks.depthwise_parity()
+    assert gpu_checks._last_image(2, 5, 9, 32) == "2x5x9x32"
+    monkeypatch.setattr(gpu_checks, "KERNEL_TOLERANCE", {torch.float16: 1e-5})
+    for check in (gpu_checks.parity, gpu_checks.depthwise_parity):
         with pytest.raises(AssertionError, match="float16"):
             check()
 

@@ -8,12 +8,13 @@ from typing import Callable, List, Sequence, Tuple
 from unittest import mock
 
 import torch
-from mmsema_kernels import depthwise_residual, depthwise_silu, lepe_gate, rope_table, sema_attention
+from mmsema_kernels import depthwise_residual, depthwise_silu, lepe_gate, rope_table, sema_attention, use_backend
 from torch import Tensor
 
-from .benchmark import KERNEL_TOLERANCE, Report, Row, kernel, reason, relative_error
-from .models.block import MambaLikeBlock
-from .models.mixers import SEMAMixer
+from ..models.block import MambaLikeBlock
+from ..models.mixers import SEMAMixer
+from .report import Report, Row, reason
+from .timing import KERNEL_TOLERANCE, relative_error
 
 DEVICE = "cuda"
 REPEATS = 250
@@ -77,7 +78,7 @@ def four_warps() -> str:
     """What the guard on compute capability 9.0 is for: the error with four warps, in a process of its own."""
     if torch.cuda.get_device_capability() != (9, 0):
         return "does not apply to this device"
-    command = [sys.executable, "-c", "from mmsema.benchmark_checks import _four_warps; _four_warps()"]
+    command = [sys.executable, "-c", "from mmsema.benchmark.gpu_checks import _four_warps; _four_warps()"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     return done.stdout.strip() if done.returncode == 0 else f"crashed: {done.stderr.strip()[-120:]}"
 
@@ -152,7 +153,7 @@ def _block() -> MambaLikeBlock:
 
 def cuda_graph() -> str:
     """A block captured once, forward and backward, gives what it gives eagerly, on other numbers too."""
-    with kernel("triton"):
+    with use_backend("triton"):
         block, x = _block(), torch.randn(2, 50, 84, 64, device=DEVICE)
         inputs = [x.requires_grad_(), *block.parameters()]
         grad = torch.randn_like(x)
@@ -177,7 +178,7 @@ def compiled() -> str:
     """torch.compile(fullgraph=True) with Inductor, in bfloat16 autocast, over three sizes."""
     torch._dynamo.reset()
     worst = 0.0
-    with kernel("triton"):
+    with use_backend("triton"):
         block = _block()
         compiled_block = torch.compile(block, fullgraph=True, dynamic=True)
         for H, W in [(56, 56), (50, 84), (25, 42)]:
@@ -193,7 +194,7 @@ def compiled() -> str:
 
 def test_suite() -> str:
     """The tests that need a GPU."""
-    tests = Path(__file__).resolve().parents[1] / "tests"
+    tests = Path(__file__).resolve().parents[2] / "tests"
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-120:]]

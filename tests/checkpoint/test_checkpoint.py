@@ -14,10 +14,11 @@ from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmsema import MILA, SEMA, safe_load
+from mmsema import MILA, SEMA
 from mmsema.checkpoint import CheckpointError, convert_mila, load_weights, publish_model, read_checkpoint
+from mmsema.checkpoint import read as reading
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 1, 2, 2))
 
 
@@ -94,7 +95,7 @@ def test_other_architectures_are_named(unchanged):
 @pytest.mark.parametrize(
     "names, words",
     [
-        (["layers.0.blocks.0.attn.qk.weight"], ["MILA", "tools/converters/convert_mila.py"]),
+        (["layers.0.blocks.0.attn.qk.weight"], ["MILA", "tools/model_converters/convert_mila.py"]),
         (["stages.0.blocks.0.attn.w_msa.relative_position_bias_table"], ["a Swin Transformer"]),
         (["layer1.0.conv1.weight", "fc.weight"], ["a ResNet"]),
         (["encoder.a", "encoder.b"], ["0 of the model's", "something else", "encoder.a, encoder.b"]),
@@ -174,7 +175,7 @@ class Hostile:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_checkpoint_is_never_run(unchanged, zipped, old_torch, tmp_path, monkeypatch):
     if old_torch:
-        monkeypatch.setattr(safe_load, "_TORCH_TAKES_ALLOWED", False)
+        monkeypatch.setattr(reading, "_TORCH_TAKES_ALLOWED", False)
     canary, path = tmp_path / "canary", tmp_path / "hostile.pth"
     hostile = dict(state_dict=build(0).state_dict(), meta=dict(deep=[Hostile(os.mkdir, str(canary))]))
     torch.save(hostile, path, _use_new_zipfile_serialization=zipped)
@@ -192,7 +193,7 @@ def test_code_in_a_checkpoint_is_never_run(unchanged, zipped, old_torch, tmp_pat
 def test_training_checkpoints_are_read(old_torch, tmp_path, monkeypatch):
     """With the scalars that mmengine logs, also where torch has no allow-list of the caller's."""
     if old_torch:
-        monkeypatch.setattr(safe_load, "_TORCH_TAKES_ALLOWED", False)
+        monkeypatch.setattr(reading, "_TORCH_TAKES_ALLOWED", False)
     buffer = HistoryBuffer()
     buffer.update(1.5)
     torch.save(
@@ -277,10 +278,10 @@ def run(*command, code: int = 0) -> subprocess.CompletedProcess:
 
 def test_convert_mila_command(mila, tmp_path):
     torch.save({"model": mila.state_dict()}, tmp_path / "mila.pth")
-    done = run(ROOT / "tools/converters/convert_mila.py", tmp_path / "mila.pth", tmp_path / "sema.pth")
+    done = run(ROOT / "tools/model_converters/convert_mila.py", tmp_path / "mila.pth", tmp_path / "sema.pth")
     assert f"{len(SEMA(SMALL, out_indices=(3,)).state_dict())} tensors of the backbone; 7 left out" in done.stdout
     assert same(torch.load(tmp_path / "sema.pth", weights_only=True)["state_dict"], convert_mila(mila.state_dict()))
-    done = run(ROOT / "tools/converters/convert_mila.py", tmp_path / "sema.pth", tmp_path / "twice.pth", code=1)
+    done = run(ROOT / "tools/model_converters/convert_mila.py", tmp_path / "sema.pth", tmp_path / "twice.pth", code=1)
     assert "is not MILA's" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -11,12 +11,12 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.structures import InstanceData
+from mmsema_kernels import use_backend
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .apis import PathLike, load_model
-from .benchmark import kernel
-from .engine import UsageError
+from ..apis import PathLike, load_model
+from ..engine import UsageError
 
 PRODUCT = torch.ops.aten.bmm  # in a mixer: the attention's; its projection is addmm
 MEAN = torch.ops.aten.mean
@@ -105,7 +105,7 @@ def count_operations(config: PathLike, shape: Optional[Tuple[int, int]] = None) 
     H, W = shape or ((800, 1333) if detector else (224, 224))
     counter, regions = FlopCounterMode(display=False, custom_mapping={MEAN: _count_mean}), 0
     torch.manual_seed(0)
-    with torch.no_grad(), kernel("reference"):
+    with torch.no_grad(), use_backend("reference"):
         if detector:
             input_shape, regions = _run_detector(model, H, W, counter)
         else:

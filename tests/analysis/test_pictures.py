@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from mmsema.visualization import draw_curves, draw_detections, read_scalars
+from mmsema.analysis.pictures import draw_curves, draw_detections, read_scalars
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 METRICS = {
     f"coco/{kind}_{key}": 0.5 for kind in ("bbox", "segm") for key in ("mAP", "mAP_50", "mAP_75", "mAP_s", "mAP_m")
 }

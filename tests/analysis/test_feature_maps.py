@@ -11,9 +11,7 @@ import torch
 from mmengine.config import Config
 
 from mmsema import SEMA
-from mmsema.apis import load_model, read_config
-from mmsema.engine import UsageError
-from mmsema.feature_pictures import (
+from mmsema.analysis.feature_maps import (
     attention_weights,
     draw_features,
     local_share,
@@ -22,8 +20,10 @@ from mmsema.feature_pictures import (
     shown_picture,
     window_of,
 )
+from mmsema.apis import load_model, read_config
+from mmsema.engine import UsageError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TOOL = str(ROOT / "tools/analysis_tools/visualize.py")
 
 

@@ -6,10 +6,12 @@ from functools import partial
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
+from mmsema_kernels import use_backend
 from torch import nn
 
-from .benchmark import Report, Row, kernel, measured, peak_memory, reason, relative_error, times
-from .models import MILA, SEMA
+from ..models import MILA, SEMA
+from .report import Report, Row, reason
+from .timing import measured, peak_memory, relative_error, times
 
 
 class OnKernel(nn.Module):
@@ -20,7 +22,7 @@ class OnKernel(nn.Module):
         self.backbone, self.name = backbone, name
 
     def forward(self, x: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-        with kernel(self.name):
+        with use_backend(self.name):
             return self.backbone(x)
 
 
@@ -57,7 +59,7 @@ def builders(device: str) -> Dict[str, Callable[[int, int], nn.Module]]:
 def parity(model: nn.Module, x: torch.Tensor, precision: Callable[[], object]) -> str:
     """Empty where SEMA gives what PyTorch's path gives in float32 on the same images; else what is wrong."""
     with torch.no_grad():
-        with kernel("torch"):
+        with use_backend("torch"):
             expected = model.backbone(x)
         with precision():
             actual = model(x)

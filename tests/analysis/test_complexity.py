@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from mmsema.complexity import count_operations
+from mmsema.analysis.complexity import count_operations
 
 pytestmark = pytest.mark.skipif(find_spec("torch.utils.module_tracker") is None, reason="torch is too old")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 TINY_DEPTHS, WINDOW = (2, 4, 8, 4), 7
 
 

@@ -1,0 +1,1 @@
+"""What tools/analysis_tools/ shows: operations, training pictures, the backbone's inside, results as pictures."""
