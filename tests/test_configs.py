@@ -68,7 +68,8 @@ def reduced(cfg: Config) -> Config:
     from mmsema.models.sema import ARCHITECTURES
 
     backbone = cfg.model.backbone
-    backbone.arch = dict(ARCHITECTURES[backbone.arch], depths=BLOCKS)
+    if "arch" in backbone:  # not a ResNet
+        backbone.arch = dict(ARCHITECTURES[backbone.arch], depths=BLOCKS)
     if "decode_head" in cfg.model:
         cfg.model.decode_head.channels = cfg.model.auxiliary_head.channels = 32
     if "roi_head" in cfg.model:
@@ -93,7 +94,8 @@ def test_forward_and_backward(path):
 
         data = model.data_preprocessor(labelled_pictures(96, 64), True)
     elif cfg.default_scope == "mmdet":
-        data = model.data_preprocessor(batch(num_classes=3, sizes=((96, 96), (96, 64))), True)
+        classes = cfg.train_dataloader.dataset.get("metainfo", {}).get("classes", range(3))
+        data = model.data_preprocessor(batch(num_classes=min(len(classes), 3), sizes=((96, 96), (96, 64))), True)
     else:
         from mmpretrain.structures import DataSample
 

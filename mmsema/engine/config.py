@@ -19,6 +19,8 @@ DATA_HELP = {
     "without ImageNet, run: python tools/train.py configs/sema-pico_digits.py",
     "ADEChallengeData2016": "get ADEChallengeData2016.zip from sceneparsing.csail.mit.edu and unpack it in data/ade; "
     "docs/segmentation.md shows the layout",
+    "nuclei": "docs/datasets.md says how to get and convert the nuclei of the 2018 Data Science Bowl",
+    "cifar10": "docs/datasets.md says how to get CIFAR-10 as folders of pictures",
     "shapes": "make it with: python tools/make_shapes.py data/shapes",
 }
 

@@ -1,0 +1,9 @@
+# Mask R-CNN, ResNet-18 from scratch, on the nuclei: what mask-rcnn_sema-pico_fpn_nuclei is compared with.
+# Paper's row: none. Our row: not run. GPU memory and hours: not measured.
+# python tools/train.py configs/mask-rcnn_r18_fpn_nuclei.py
+_base_ = "./mask-rcnn_sema-pico_fpn_nuclei.py"
+
+model = dict(
+    backbone=dict(_delete_=True, type="ResNet", depth=18, out_indices=(0, 1, 2, 3), norm_cfg=dict(type="BN")),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
