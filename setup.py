@@ -18,7 +18,7 @@ EXTRAS = {
     "seg": ["onedl-mmsegmentation>=1.4.2"],  # beside onedl; beside openmmlab: mmsegmentation itself
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "demo": ["matplotlib", "pycocotools", "scikit-learn"],
-    "dev": ["mmsema[demo,export,seg]", "onedl-mim>=0.5.1", "pytest", "pytest-xdist", "ruff", "wheel"],
+    "dev": ["mmsema[demo,export,seg]", "hypothesis", "onedl-mim>=0.5.1", "pytest", "pytest-xdist", "ruff", "wheel"],
 }
 
 
