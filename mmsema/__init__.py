@@ -18,4 +18,7 @@ if "mmsema.collect_env" not in sys.orig_argv:
             "or ask what is wrong with this environment: python -m mmsema.collect_env"
         ) from error
 
+    from .checkpoint import read_safely
     from .models import MILA, SEMA
+
+    read_safely()

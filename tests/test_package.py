@@ -10,6 +10,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = """
@@ -73,14 +74,24 @@ def with_wheel(source, tmp_path_factory) -> Path:
     return python
 
 
-def mim(python: Path, cwd: Path, *arguments) -> str:
+def mim(python: Path, cwd: Path, *arguments, works: bool = True) -> str:
     """Run ``mim`` with the interpreter's packages in ``cwd``; returns what it printed."""
     command = [python, "-W", "ignore", "-c", "from mim.cli import cli; cli()", *map(str, arguments)]
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     environment = dict(os.environ, PATH=path, NO_COLOR="1", COLUMNS="200")
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (done.returncode == 0) == works, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
+
+
+class Call:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.folder),)
 
 
 def check(python: Path, cwd: Path, from_checkout: bool = False) -> None:
@@ -141,6 +152,11 @@ def test_mim_search_train_test_and_run(kind, request, tmp_path):
     checkpoint = tmp_path / "work/epoch_1.pth"
     tested = mim(python, tmp_path, "test", "mmsema", config, "--checkpoint", checkpoint, "--work-dir", "tested")
     assert "accuracy/top1" in tested
+    hostile, canary = tmp_path / "hostile.pth", tmp_path / "canary"
+    torch.save(dict(torch.load(checkpoint, weights_only=False), meta=Call(canary)), hostile)
+    for command in (["test", "mmsema", config, "--checkpoint"], ["train", "mmsema", config, "--resume"]):
+        refused = mim(python, tmp_path, *command, hostile, "--work-dir", "refused", works=False)
+        assert "could run code" in refused and not canary.exists()
     published = mim(python, tmp_path, "run", "mmsema", "publish_model", checkpoint, "digits.pth")
     assert len(list(tmp_path.glob("digits-????????.pth"))) == 1, published
 

@@ -85,7 +85,15 @@ def _torch_load(path: str) -> object:
     if _TORCH_TAKES_ALLOWED:
         with torch.serialization.safe_globals([(item, name) for name, item in _ALLOWED.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
+    _refuse_scripts(path)  # which torch.load would run, whatever its pickle module allows
     return torch.load(path, map_location="cpu", pickle_module=_AllowedPickle, weights_only=False)
+
+
+def _refuse_scripts(path: str) -> None:
+    with open(path, "rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if zipped and "constants.pkl" in torch._C.PyTorchFileReader(path).get_all_records():
+        raise RuntimeError("a TorchScript archive")
 
 
 def read_checkpoint(path: Union[str, Path]) -> dict:
@@ -109,6 +117,8 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
             blocked = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
             if isinstance(error, pickle.UnpicklingError) and blocked and head[:2] in (b"PK", b"\x80\x02"):
                 reason = f"it wants {blocked[1]}, which is neither a tensor nor plain data; loading that could run code"
+            elif "TorchScript" in str(error):
+                reason = "it is a TorchScript archive, which holds code beside its weights"
             else:
                 reason = _looks_like(head)
             raise CheckpointError(f"checkpoint {path} ({size} bytes) is refused: {reason}") from error

@@ -10,7 +10,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
 
 from .config import UsageError, check_data, load_config, require_file
-from .hooks import CheckWeights, read_safely
+from .hooks import CheckWeights
 
 
 def build_runner(cfg: Config, min_matched: float) -> Runner:
@@ -19,7 +19,6 @@ def build_runner(cfg: Config, min_matched: float) -> Runner:
         from mmdet.utils import setup_cache_size_limit_of_dynamo
 
         setup_cache_size_limit_of_dynamo()
-    read_safely()
     if cfg.get("launcher") == "pytorch" and not torch.cuda.is_available():
         # mmengine's own start and wrapper ask for a GPU, whatever the backend
         torch.distributed.init_process_group("gloo")

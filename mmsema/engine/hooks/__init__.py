@@ -1,3 +1,3 @@
-from .check_weights import CheckWeights, read_safely
+from .check_weights import CheckWeights
 
-__all__ = ["CheckWeights", "read_safely"]
+__all__ = ["CheckWeights"]

@@ -1,22 +1,10 @@
-"""Have the runner read checkpoints safely and refuse those that do not fit the model."""
-
-from typing import Callable, Optional, Union
+"""Have the runner refuse checkpoints that do not fit the model."""
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner.checkpoint import CheckpointLoader
 
-from ...checkpoint import match_weights, read_checkpoint
+from ...checkpoint import match_weights
 from ...registry import HOOKS
-
-
-def read_safely() -> None:
-    """Let mmengine read every checkpoint file of this process with :func:`mmsema.checkpoint.read_checkpoint`."""
-
-    def load_from_file(filename: str, map_location: Optional[Union[str, Callable]] = None) -> dict:
-        return read_checkpoint(filename)  # on the CPU; load_state_dict moves what it takes
-
-    CheckpointLoader.register_scheme(prefixes=["", "http://", "https://"], loader=load_from_file, force=True)
 
 
 @HOOKS.register_module()
