@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-quick test-long test-openmmlab lint
+.PHONY: help env demo test test-quick test-long test-openmmlab lint docs
 
 help:
 	@echo "make demo   train a SEMA Mask R-CNN on generated pictures, evaluate it, draw what it sees (CPU, 10 minutes)"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-long    what takes minutes each: under 45 minutes on 2 cores"
 	@echo "make test-openmmlab PYTHON=python3.10   the tests that concern the official OpenMMLab packages, in .venv-openmmlab"
 	@echo "make lint   check the style"
+	@echo "make docs   build the site of the documentation in docs/_build/html"
 	@echo "make env    make the environment (.venv) that the others run in; they call it themselves"
 
 env:
@@ -43,3 +44,7 @@ test-openmmlab:
 lint: env
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+
+docs: env
+	@$(VENV_PYTHON) -m sphinx -q -W --keep-going -b html -c docs -d docs/_build/doctrees . docs/_build/html
+	@echo "the site is in docs/_build/html/index.html"

@@ -18,7 +18,9 @@ EXTRAS = {
     "seg": ["onedl-mmsegmentation>=1.4.2"],  # beside onedl; beside openmmlab: mmsegmentation itself
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "demo": ["matplotlib", "pycocotools", "scikit-learn"],
-    "dev": ["mmsema[demo,export,seg]", "hypothesis", "onedl-mim>=0.5.1", "pytest", "pytest-xdist", "ruff", "wheel"],
+    "docs": ["furo", "myst-parser", "sphinx", "sphinx-copybutton"],
+    "lint": ["codespell", "mypy", "ruff", "types-PyYAML"],
+    "dev": ["mmsema[demo,docs,export,lint,seg]", "hypothesis", "onedl-mim>=0.5.1", "pytest", "pytest-xdist", "wheel"],
 }
 
 

@@ -23,13 +23,15 @@ class Mlp(nn.Module):
 
 
 class MambaLikeBlock(nn.Module):
-    """One block of SEMA, (B, H, W, C) -> (B, H, W, C)::
+    """One block of SEMA, (B, H, W, C) -> (B, H, W, C).
 
-    x = x + CPE1(x)
-    u = LN1(x);  g = SiLU(W_gate u);  y = SiLU(DWConv3x3(W_in u))
-    x = x + DropPath(W_out(g * (mixer(y) + LePE(y))))
-    x = x + CPE2(x)
-    x = x + DropPath(MLP(LN2(x)))
+    ::
+
+        x = x + CPE1(x)
+        u = LN1(x);  g = SiLU(W_gate u);  y = SiLU(DWConv3x3(W_in u))
+        x = x + DropPath(W_out(g * (mixer(y) + LePE(y))))
+        x = x + CPE2(x)
+        x = x + DropPath(MLP(LN2(x)))
     """
 
     def __init__(self, channels: int, num_heads: int, window_size: int, drop_path: float, mixer: Type[Mixer]) -> None:

@@ -5,9 +5,11 @@ from torch import Tensor, nn
 
 
 class Mixer(nn.Module):
-    """What all mixers share: the projection to q and k, the values (the input itself), LePE, and the gate::
+    """What all mixers share: the projection to q and k, the values (the input itself), LePE, and the gate.
 
-    out = gate * (attend(x) + LePE(x))
+    ::
+
+        out = gate * (attend(x) + LePE(x))
     """
 
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
