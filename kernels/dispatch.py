@@ -94,6 +94,7 @@ def sema_attention(
     *,
     scale: Optional[float] = None,
     rope: Optional[Tensor] = None,
+    mean: bool = True,
     backend: Optional[str] = None,
 ) -> Tensor:
     """Softmax attention inside local windows plus the plain mean of all values (SEMA, arXiv 2506.08297)::
@@ -110,6 +111,7 @@ def sema_attention(
         scale: factor of the scores, by default ``d ** -0.5``.
         rope: None, or :func:`mmsema_kernels.rope_table` ``(window_size, heads * d)``, which rotates q and k by their
             position inside the window.
+        mean: whether to add the mean; without it this is window attention and nothing else.
         backend: None takes the environment variable MMSEMA_KERNEL ("auto" when unset); or a name of
             :func:`available_backends`.
 
@@ -126,9 +128,9 @@ def sema_attention(
         if name == "triton":
             heads, d = v.shape[-2:]
             q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)  # (B, H, W, C)
-            return window_attention(q, k, v, rope, heads, window_size, scale).unflatten(-1, (heads, d))
+            return window_attention(q, k, v, rope, heads, window_size, scale, mean).unflatten(-1, (heads, d))
         run = dict(torch=sema_attention_torch, padded=sema_attention_padded, reference=sema_attention_reference)[name]
-        return run(q, k, v, window_size, scale=scale, rope=rope)
+        return run(q, k, v, window_size, scale=scale, rope=rope, mean=mean)
 
 
 def sema_attention_packed(
@@ -139,6 +141,7 @@ def sema_attention_packed(
     *,
     scale: Optional[float] = None,
     rope: Optional[Tensor] = None,
+    mean: bool = True,
     backend: Optional[str] = None,
 ) -> Tensor:
     """:func:`sema_attention` of q and k side by side, as one projection gives them.
@@ -148,7 +151,7 @@ def sema_attention_packed(
     Args:
         qk: (B, H, W, 2C), q in the first C channels.
         v: (B, H, W, C), of ``num_heads`` heads.
-        window_size, scale, rope, backend: as in :func:`sema_attention`.
+        window_size, scale, rope, mean, backend: as in :func:`sema_attention`.
 
     Returns:
         Tensor of shape (B, H, W, C).
@@ -161,5 +164,5 @@ def sema_attention_packed(
     maps = [t.unflatten(-1, (num_heads, -1)) for t in (*qk.chunk(2, -1), v)]  # (B, H, W, heads, d) each
     name, scale = _prepare(*maps, window_size, scale, rope, backend)
     if name == "triton":
-        return window_attention_packed(qk, v, rope, num_heads, window_size, scale)
-    return sema_attention(*maps, window_size, scale=scale, rope=rope, backend=name).flatten(-2)
+        return window_attention_packed(qk, v, rope, num_heads, window_size, scale, mean)
+    return sema_attention(*maps, window_size, scale=scale, rope=rope, mean=mean, backend=name).flatten(-2)

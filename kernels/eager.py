@@ -20,7 +20,14 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def sema_attention_torch(
-    q: Tensor, k: Tensor, v: Tensor, window_size: int, *, scale: float, rope: Optional[Tensor] = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: int,
+    *,
+    scale: float,
+    rope: Optional[Tensor] = None,
+    mean: bool = True,
 ) -> Tensor:
     """See :func:`mmsema_kernels.sema_attention`; equals :mod:`mmsema_kernels.reference`."""
     heads, d = q.shape[-2:]
@@ -33,5 +40,6 @@ def sema_attention_torch(
         return _attend(q, k, v, scale).transpose(1, 2).flatten(-2)
 
     local = map_windows(attend_windows, window_size, *(t.flatten(-2) for t in (q, k, v)))
-    mean = v.flatten(-2).mean((1, 2), keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
-    return (local + mean).to(q.dtype).unflatten(-1, (heads, d))
+    if mean:
+        local = local + v.flatten(-2).mean((1, 2), keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
+    return local.to(q.dtype).unflatten(-1, (heads, d))

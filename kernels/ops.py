@@ -8,15 +8,15 @@ from torch.autograd.function import once_differentiable
 
 from .launch import register
 
-_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? rope, int num_heads, int window_size, float scale"
+_ARGUMENTS = "Tensor q, Tensor k, Tensor v, Tensor? rope, int num_heads, int window_size, float scale, bool mean"
 
 
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float
+    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float, mean: bool
 ) -> Tensor:
     from .window_attention import window_attention_forward
 
-    return window_attention_forward(q, k, v, rope, num_heads, window_size, scale)
+    return window_attention_forward(q, k, v, rope, num_heads, window_size, scale, mean)
 
 
 def _backward(
@@ -28,17 +28,18 @@ def _backward(
     num_heads: int,
     window_size: int,
     scale: float,
+    mean: bool,
 ) -> Tuple[Tensor, Tensor]:
     from .window_attention import window_attention_backward
 
-    return window_attention_backward(grad, q, k, v, rope, num_heads, window_size, scale)
+    return window_attention_backward(grad, q, k, v, rope, num_heads, window_size, scale, mean)
 
 
-def _fake_forward(q, k, v, rope, num_heads, window_size, scale):
+def _fake_forward(q, k, v, rope, num_heads, window_size, scale, mean):
     return v.new_empty(v.shape)
 
 
-def _fake_backward(grad, q, k, v, rope, num_heads, window_size, scale):
+def _fake_backward(grad, q, k, v, rope, num_heads, window_size, scale, mean):
     B, H, W, C = v.shape
     return v.new_empty((B, H, W, 2 * C)), v.new_empty((B, H, W, C))
 
@@ -51,12 +52,12 @@ class _WindowAttention(torch.autograd.Function):
     """Saves its inputs only. With ``k`` None, ``q`` holds q and k side by side, and so does its gradient."""
 
     @staticmethod
-    def forward(ctx, q, k, v, rope, num_heads, window_size, scale):
+    def forward(ctx, q, k, v, rope, num_heads, window_size, scale, mean):
         ctx.save_for_backward(q, k, v, rope)
-        ctx.arguments = num_heads, window_size, scale
+        ctx.arguments = num_heads, window_size, scale, mean
         if k is None:
             q, k = q.chunk(2, -1)
-        return torch.ops.mmsema.window_attention(q, k, v, rope, num_heads, window_size, scale)
+        return torch.ops.mmsema.window_attention(q, k, v, rope, num_heads, window_size, scale, mean)
 
     @staticmethod
     @once_differentiable
@@ -67,18 +68,18 @@ class _WindowAttention(torch.autograd.Function):
             q, k = q.chunk(2, -1)
         grad_qk, grad_v = torch.ops.mmsema.window_attention_backward(grad, q, k, v, rope, *ctx.arguments)
         grad_q, grad_k = (grad_qk, None) if packed else grad_qk.chunk(2, -1)
-        return grad_q, grad_k, grad_v, None, None, None, None
+        return grad_q, grad_k, grad_v, None, None, None, None, None
 
 
 def window_attention(
-    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float
+    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float, mean: bool
 ) -> Tensor:
-    """Differentiable window attention plus mean on (B, H, W, C) maps -> (B, H, W, C)."""
-    return _WindowAttention.apply(q, k, v, rope, num_heads, window_size, scale)
+    """Differentiable window attention, plus the mean where ``mean`` says so, on (B, H, W, C) maps -> (B, H, W, C)."""
+    return _WindowAttention.apply(q, k, v, rope, num_heads, window_size, scale, mean)
 
 
 def window_attention_packed(
-    qk: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float
+    qk: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float, mean: bool
 ) -> Tensor:
     """The same with q and k side by side, (B, H, W, 2C): their gradient comes as one such map."""
-    return _WindowAttention.apply(qk, None, v, rope, num_heads, window_size, scale)
+    return _WindowAttention.apply(qk, None, v, rope, num_heads, window_size, scale, mean)

@@ -28,7 +28,14 @@ def window_index(H: int, W: int, window_size: int, device: torch.device) -> Tupl
 
 
 def sema_attention_padded(
-    q: Tensor, k: Tensor, v: Tensor, window_size: int, *, scale: float, rope: Optional[Tensor] = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    window_size: int,
+    *,
+    scale: float,
+    rope: Optional[Tensor] = None,
+    mean: bool = True,
 ) -> Tensor:
     """See :func:`mmsema_kernels.sema_attention`; equals :mod:`mmsema_kernels.reference`.
 
@@ -43,5 +50,7 @@ def sema_attention_padded(
     q, k, values = (t.unflatten(-1, (heads, d)).transpose(2, 3) for t in (q, k, values))  # (B, windows, heads, t, d)
     scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~real[:, None, None], -torch.inf)
     local = (scores.softmax(-1) @ values).transpose(2, 3).contiguous().flatten(1, 2)  # (B, windows * t, heads, d)
-    mean = v.mean((1, 2), keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
-    return (local[:, places] + mean).to(v.dtype)
+    out = local[:, places]
+    if mean:
+        out = out + v.mean((1, 2), keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
+    return out.to(v.dtype)

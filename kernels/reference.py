@@ -16,6 +16,7 @@ def sema_attention_reference(
     *,
     scale: Optional[float] = None,
     rope: Optional[Tensor] = None,
+    mean: bool = True,
 ) -> Tensor:
     """Softmax attention inside local windows plus the plain mean of all values (arXiv 2506.08297).
 
@@ -24,8 +25,8 @@ def sema_attention_reference(
         out_i = sum_{j in J(i)} softmax_j(scale * q_i . k_j) v_j  +  (1 / n) sum_{all j} v_j
 
     Windows are cut from the top-left corner. One that the right or bottom edge cuts off holds its real tokens only:
-    nothing is padded. Arithmetic runs in float32 (float64 for float64 inputs) and is rounded to the input's dtype once,
-    at the end.
+    nothing is padded. Without ``mean`` the second term is left out. Arithmetic runs in float32 (float64 for float64
+    inputs) and is rounded to the input's dtype once, at the end.
 
     Args and shapes are those of :func:`mmsema_kernels.sema_attention`.
     """
@@ -47,4 +48,4 @@ def sema_attention_reference(
             row.append(torch.einsum("bhijmn,bmnhd->bijhd", weights, vw))
         bands.append(torch.cat(row, dim=2))
     local = torch.cat(bands, dim=1)
-    return (local + v.mean((1, 2), keepdim=True)).to(dtype)
+    return (local + v.mean((1, 2), keepdim=True) if mean else local).to(dtype)

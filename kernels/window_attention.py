@@ -124,7 +124,8 @@ def forward_kernel(
 ):
     """out = softmax(scale * q k^T) v + mean, per window and head; q and k turned by ``rope`` unless that is None.
 
-    q, k, v: maps of C = HEADS * D channels. mean: (B, C), float32. rope: (2, WINDOW, C/4), float32. out: (B, H, W, C).
+    q, k, v: maps of C = HEADS * D channels. mean: (B, C), float32, or None to add none. rope: (2, WINDOW, C/4), fp32.
+    out: (B, H, W, C).
     Grid (HEADS / HEADS_PER_PROGRAM * windows in a row, windows in a column, B), heads fastest: neighbouring programs
     read the same cache lines. One program computes HEADS_PER_PROGRAM heads of one window, a tile of (TOKENS, D) each.
     """
@@ -135,7 +136,8 @@ def forward_kernel(
     k += first * k_stride
     v += first * v_stride
     out += first * (HEADS * D)
-    mean += tl.program_id(2) * (HEADS * D)
+    if mean is not None:
+        mean += tl.program_id(2) * (HEADS * D)
     for i in tl.static_range(HEADS_PER_PROGRAM):
         head = tl.program_id(0) % PROGRAMS * HEADS_PER_PROGRAM + i
         channel = head * D + tl.arange(0, D)
@@ -145,7 +147,8 @@ def forward_kernel(
         vt = tl.load(v + token[:, None] * v_stride + channel[None, :], mask=real[:, None], other=0.0)
         p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
         o = tl.dot(p.to(vt.dtype), vt, input_precision=PRECISION) * (1 / total)[:, None]
-        o += tl.load(mean + channel)[None, :]
+        if mean is not None:
+            o += tl.load(mean + channel)[None, :]
         tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], o.to(vt.dtype), mask=real[:, None])
 
 
@@ -175,8 +178,8 @@ def backward_kernel(
 ):
     """Gradients of :func:`forward_kernel` from q, k, v and the gradient of its output; the weights are computed again.
 
-    grad_mean: (B, C), float32, the mean of ``grad`` over all tokens. grad_qk: (B, H, W, 2C), the gradient of q in its
-    first C channels and of k in the others. grad_v: (B, H, W, C).
+    grad_mean: (B, C), float32, the mean of ``grad`` over all tokens, or None where no mean was added. grad_qk:
+    (B, H, W, 2C), the gradient of q in its first C channels and of k in the others. grad_v: (B, H, W, C).
     Grid (HEADS * windows in a row, windows in a column, B), heads fastest. One program computes one head of one
     window::
 
@@ -201,7 +204,8 @@ def backward_kernel(
     p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
     p *= (1 / total)[:, None]
     dv = tl.dot(tl.trans(p.to(gt.dtype)), gt, input_precision=PRECISION)
-    dv += tl.load(grad_mean + tl.program_id(2) * C + channel)[None, :]
+    if grad_mean is not None:
+        dv += tl.load(grad_mean + tl.program_id(2) * C + channel)[None, :]
     tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(gt.dtype), mask=mask)
 
     vt = tl.load(v, mask=mask, other=0.0)  # as late as this, for the registers' sake
@@ -287,7 +291,7 @@ def _shape_arguments(v: Tensor, num_heads: int, window_size: int) -> dict:
 
 
 def window_attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float
+    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float, mean: bool
 ) -> Tensor:
     """q, k, v: (B, H, W, C) -> (B, H, W, C), contiguous."""
     B, H, W, C = v.shape
@@ -299,9 +303,9 @@ def window_attention_forward(
     heads = forward_heads(v.dtype, num_heads, C // num_heads)
     grid = (num_heads // heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
     with torch.cuda.device_of(v):
-        mean = token_mean(v, v_stride)
+        means = token_mean(v, v_stride) if mean else None
         forward_kernel[grid](
-            q, k, v, mean, rope, out, H, W, q_stride, k_stride, v_stride, scale,
+            q, k, v, means, rope, out, H, W, q_stride, k_stride, v_stride, scale,
             HEADS_PER_PROGRAM=heads, num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),
         )  # fmt: skip
     return out
@@ -316,6 +320,7 @@ def window_attention_backward(
     num_heads: int,
     window_size: int,
     scale: float,
+    mean: bool,
 ) -> Tuple[Tensor, Tensor]:
     """grad, q, k, v: (B, H, W, C) -> gradient of q and k side by side, (B, H, W, 2C), and of v, (B, H, W, C)."""
     B, H, W, C = v.shape
@@ -327,7 +332,7 @@ def window_attention_backward(
     num_warps = backward_warps(_capability(v.device), C // num_heads)
     grid = (num_heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
     with torch.cuda.device_of(v):
-        grad_mean = token_mean(grad, grad_stride)
+        grad_mean = token_mean(grad, grad_stride) if mean else None
         backward_kernel[grid](
             q, k, v, grad, grad_mean, rope, grad_qk, grad_v, H, W, q_stride, k_stride, v_stride, grad_stride, scale,
             num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),

@@ -14,7 +14,7 @@ PEAK = 20
 SIZES = [(7, 7), (14, 14), (10, 16), (5, 23), (1, 1), (1, 9), (9, 1), (3, 20), (4, 5), (8, 8), (13, 7)]
 
 
-def definition(q, k, v, window_size, scale=None, rope=False):
+def definition(q, k, v, window_size, scale=None, rope=False, mean=True):
     """SEMA attention on (B, H, W, heads, d) maps by one n x n mask, in float64; rotations in map coordinates."""
     B, H, W, heads, d = q.shape
     q, k, v = (t.double().reshape(B, H * W, heads, d) for t in (q, k, v))
@@ -31,7 +31,7 @@ def definition(q, k, v, window_size, scale=None, rope=False):
     scores = torch.einsum("bihd,bjhd->bhij", q, k) * (d**-0.5 if scale is None else scale)
     scores = scores.masked_fill(window[:, None] != window[None, :], -torch.inf)
     local = torch.einsum("bhij,bjhd->bihd", scores.softmax(-1), v)
-    return (local + v.mean(1, keepdim=True)).reshape(B, H, W, heads, d)
+    return (local + mean * v.mean(1, keepdim=True)).reshape(B, H, W, heads, d)
 
 
 def random_maps(shape, dtype=torch.float64, count=3, seed=0):

@@ -35,6 +35,8 @@ EPILOGUES = {
     "gate": ("attention", "gate"),
     "gate_grad": ("attention", "gate", "grad", "grad_gate"),
 }
+# the kernels without the mean: name in the table, and the argument that is then None
+WINDOWS_ONLY = {"forward_windows": "mean", "backward_windows": "grad_mean"}
 FIELDS = ("kernel", "dtype", "precision", "head_dim", "window", "even", "rope", "capability")
 MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma")
 
@@ -52,19 +54,24 @@ def configurations():
         yield kernel, "bf16", "tf32", 32, 7, False, False
         for window in (4, 5, 8):
             yield kernel, "bf16", "tf32", 32, window, False, True
+    for kernel in WINDOWS_ONLY:
+        yield kernel, "bf16", "tf32", 32, 7, False, True
     for dtype in DTYPES:
         for kernel in ("mean", *EPILOGUES, "depthwise_grad"):
             yield kernel, dtype, "", "", "", "", ""
 
 
 def attention_source(kernel, dtype, precision, d, window, even, rope):
-    fn = window_attention.forward_kernel if kernel == "forward" else window_attention.backward_kernel
+    forward = kernel.startswith("forward")
+    fn = window_attention.forward_kernel if forward else window_attention.backward_kernel
     constants = dict(HEADS=HEADS, D=d, WINDOW=window, EVEN=even, PRECISION=precision)
     constants["TOKENS"] = window_attention.tile_tokens(window)
-    if kernel == "forward":
+    if forward:
         constants["HEADS_PER_PROGRAM"] = window_attention.forward_heads(DTYPES[dtype], HEADS, d)
     if not rope:
         constants["rope"] = None
+    if kernel in WINDOWS_ONLY:
+        constants[WINDOWS_ONLY[kernel]] = None
     types = dict.fromkeys(("mean", "grad_mean", "rope"), "*fp32")
     types.update(dict.fromkeys(("q", "k", "v", "out", "grad", "grad_qk", "grad_v"), f"*{dtype}"), scale="fp32")
     return fn, constants, types
@@ -95,7 +102,7 @@ def compile_one(job):
     kernel, dtype, *rest, capability = job
     if kernel == "mean":
         fn, constants, types = mean_source(dtype)
-    elif kernel in ("forward", "backward"):
+    elif kernel in ("forward", "backward", *WINDOWS_ONLY):
         fn, constants, types = attention_source(kernel, dtype, *rest)
     else:
         fn, constants, types = depthwise_source(kernel, dtype)
@@ -108,9 +115,9 @@ def compile_one(job):
     }
     if kernel == "mean":
         num_warps = token_mean.NUM_WARPS
-    elif kernel == "forward":
+    elif kernel in ("forward", "forward_windows"):
         num_warps = window_attention.NUM_WARPS
-    elif kernel == "backward":
+    elif kernel in ("backward", "backward_windows"):
         num_warps = window_attention.backward_warps(divmod(capability, 10), rest[1])
     elif kernel == "depthwise_grad":
         num_warps = depthwise_kernels.GRAD_WARPS

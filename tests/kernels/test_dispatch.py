@@ -216,7 +216,7 @@ else:
 def test_opcheck():
     needs_triton()
     q, k, v, grad = (t.detach() for t in random_maps((1, 5, 9, 32), torch.float32, count=4))
-    arguments = (q, k, v, rope_table(7, 32, q.device), 2, 7, 0.25)
+    arguments = (q, k, v, rope_table(7, 32, q.device), 2, 7, 0.25, True)
     torch.library.opcheck(torch.ops.mmsema.window_attention.default, arguments)
     qk = torch.cat([q, k], -1)
     views = (*qk.chunk(2, -1), *arguments[2:])

@@ -36,6 +36,14 @@ def test_every_dtype(dtype, backend, monkeypatch):
     assert_agrees(output_and_gradients(run, (q, k, v), grad), expected, dtype)
 
 
+@pytest.mark.parametrize("backend", [*BACKENDS, "reference"])
+def test_without_the_mean(backend):
+    q, k, v, grad = random_maps((2, 10, 16, 2, 8), count=4)
+    run = lambda *t: sema_attention(*t, 7, mean=False, backend=backend)  # noqa: E731
+    expected = output_and_gradients(lambda *t: definition(*t, 7, mean=False), (q, k, v), grad)
+    assert_agrees(output_and_gradients(run, (q, k, v), grad), expected, torch.float64)
+
+
 def test_large_map():
     q, k, v, grad = random_maps((1, 56, 56, 1, 4), count=4)
     actual = output_and_gradients(lambda *t: sema_attention(*t, 7, backend="torch"), (q, k, v), grad)

@@ -16,12 +16,12 @@ DTYPES = [
 ]
 
 
-def check(shape, dtype, window_size, rope=True, scale=None, seed=0):
+def check(shape, dtype, window_size, rope=True, scale=None, seed=0, mean=True):
     """Output and all gradients of the kernels against the float64 definition."""
     q, k, v, grad = random_maps(shape, dtype, count=4, seed=seed)
     table = rope_table(window_size, shape[-2] * shape[-1], q.device) if rope else None
-    run = lambda *t: sema_attention(*t, window_size, scale=scale, rope=table, backend="triton")  # noqa: E731
-    expected = output_and_gradients(lambda *t: definition(*t, window_size, scale, rope), (q, k, v), grad)
+    run = lambda *t: sema_attention(*t, window_size, scale=scale, rope=table, mean=mean, backend="triton")  # noqa: E731
+    expected = output_and_gradients(lambda *t: definition(*t, window_size, scale, rope, mean), (q, k, v), grad)
     assert_agrees(output_and_gradients(run, (q, k, v), grad), expected, dtype)
 
 
@@ -52,6 +52,11 @@ def test_every_head_dim(d, rope, dtype):
     if d == 64 and dtype == torch.float32:
         pytest.skip("float32 with 64 channels per head runs in PyTorch")
     check((1, 8, 10, 3, d), dtype, 7, rope=rope, scale=0.4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_without_the_mean(dtype):
+    check((2, 8, 10, 2, 32), dtype, 7, mean=False)
 
 
 def test_56x56():
@@ -105,7 +110,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("size", [(5, 9), (1, 9), (9, 1), (1, 1)], ids=str)
 def test_any_strides(layout, size):
     q, k, v, grad = (t.detach() for t in random_maps((2, *size, 32), torch.float32, count=4))
-    arguments = (None, 2, 7, 0.25)
+    arguments = (None, 2, 7, 0.25, True)
     plain = window_attention.window_attention_forward(q, k, v, *arguments)
     plain_grads = window_attention.window_attention_backward(grad, q, k, v, *arguments)
     q, k, v, grad = (LAYOUTS[layout](t) for t in (q, k, v, grad))
@@ -138,8 +143,8 @@ def test_writes_all_of_its_outputs_and_nothing_else(size, monkeypatch):
         return buffers[-1][0][2048 : 2048 + n].view(shape)
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-    window_attention.window_attention_forward(q, k, v, None, 2, 7, 0.25)
-    window_attention.window_attention_backward(grad, q, k, v, None, 2, 7, 0.25)
+    window_attention.window_attention_forward(q, k, v, None, 2, 7, 0.25, True)
+    window_attention.window_attention_backward(grad, q, k, v, None, 2, 7, 0.25, True)
     assert len(buffers) == 3
     for buffer, n in buffers:
         assert buffer[2048 : 2048 + n].isfinite().all()
@@ -199,9 +204,9 @@ def test_refuses_four_warps_on_hopper(monkeypatch):
             window_attention.check_num_warps(num_warps, (9, 0))
     q, k, v = (t.detach() for t in random_maps((1, 7, 7, 32), torch.float32))
     monkeypatch.setattr(window_attention, "_capability", lambda device: (9, 0))
-    window_attention.window_attention_forward(q, k, v, None, 2, 7, 0.25)
+    window_attention.window_attention_forward(q, k, v, None, 2, 7, 0.25, True)
     monkeypatch.setattr(window_attention, "NUM_WARPS", 4)  # both launchers ask
     with pytest.raises(RuntimeError, match="compute capability 9.0"):
-        window_attention.window_attention_forward(q, k, v, None, 2, 7, 0.25)
+        window_attention.window_attention_forward(q, k, v, None, 2, 7, 0.25, True)
     with pytest.raises(RuntimeError, match="compute capability 9.0"):
-        window_attention.window_attention_backward(v, q, k, v, None, 2, 7, 0.25)
+        window_attention.window_attention_backward(v, q, k, v, None, 2, 7, 0.25, True)
