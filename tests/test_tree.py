@@ -17,6 +17,7 @@ ROOMS = (
     "registry",
     "models",
     "datasets",
+    "audit",
     "checkpoint",
     "engine",
     "apis",

@@ -16,6 +16,9 @@ def make_parser(description: str) -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="override settings of the config, for instance train_cfg.max_epochs=2 model.neck.in_channels=[1,2,3,4]",
     )
+    parser.add_argument(
+        "--no-audit", dest="audit", action="store_false", help="do not check the data first (docs/data_audit.md)"
+    )
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser

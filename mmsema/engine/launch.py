@@ -1,14 +1,19 @@
 """Training and testing from a config, for mmdet, mmpretrain and mmseg alike."""
 
 import argparse
-from typing import Optional
+import sys
+from functools import partial
+from typing import List, Optional
 
 import torch
 from mmengine.config import Config, ConfigDict
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import SyncBuffersHook
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner, find_latest_checkpoint
+from rich.progress import track
 
+from ..audit import audit_config
 from .config import UsageError, check_data, load_config, require_file
 from .hooks import CheckWeights
 
@@ -46,6 +51,25 @@ def _resume(cfg: Config, checkpoint: Optional[str]) -> None:
         cfg.load_from = checkpoint
 
 
+def audit(runner: Runner, loaders: List[str]) -> None:
+    """Check the data in process 0, log what is dropped, and have all processes stop together when it is unfit.
+
+    It comes after the runner, whose processes can talk, and before it reads any data.
+    """
+    stops = [""]
+    if is_main_process():
+        progress = partial(track, transient=True, disable=not sys.stdout.isatty())
+        reports = audit_config(runner.cfg, loaders, pictures="quick", progress=progress)
+        for line in dict.fromkeys(line for report in reports for line in report.lines()):
+            if line.startswith(("drop", "not audited")):
+                runner.logger.warning(line)
+        # training and validation may be on the same files
+        stops = ["\nerror: ".join(dict.fromkeys(line for report in reports for line in report.stops))]
+    broadcast_object_list(stops)
+    if stops[0]:
+        raise UsageError(stops[0] if is_main_process() else "process 0 found the data unfit for use")
+
+
 def train(arguments: argparse.Namespace) -> None:
     """What tools/train.py does, with its parsed arguments."""
     cfg = load_config(arguments)
@@ -60,7 +84,10 @@ def train(arguments: argparse.Namespace) -> None:
         cfg.auto_scale_lr.enable = True
     check_data(cfg, ["train_dataloader", "val_dataloader"])
     _resume(cfg, arguments.resume)
-    build_runner(cfg, min_matched=1.0 if cfg.get("resume") else 0.5).train()
+    runner = build_runner(cfg, min_matched=1.0 if cfg.get("resume") else 0.5)
+    if arguments.audit:
+        audit(runner, ["train_dataloader", "val_dataloader"])
+    runner.train()
 
 
 def test(arguments: argparse.Namespace) -> None:
@@ -84,4 +111,7 @@ def test(arguments: argparse.Namespace) -> None:
         metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=arguments.out)]
-    build_runner(cfg, min_matched=1.0).test()
+    runner = build_runner(cfg, min_matched=1.0)
+    if arguments.audit:
+        audit(runner, ["test_dataloader"])
+    runner.test()

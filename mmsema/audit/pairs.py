@@ -1,0 +1,114 @@
+"""Pictures with label maps, as mmseg's BaseSegDataset reads them."""
+
+import os
+from pathlib import Path
+from typing import List, Optional, Tuple, Union
+
+import numpy as np
+from PIL import Image
+
+from .pictures import Progress, check_pictures, find_files, in_threads, quiet, spread
+from .report import Report
+
+QUICK_MAPS = 400  # label maps that the quick form decodes
+IGNORED = 255
+
+
+def _read_map(path: str) -> Tuple[str, str, Tuple[int, int], np.ndarray]:
+    """Cause, detail, (width, height) and the values that occur."""
+    none = np.zeros(0, int)
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("L", "P"):
+                return "", "", image.size, np.flatnonzero(image.histogram())
+            values = np.asarray(image)
+            if values.ndim != 2 or values.dtype.kind not in "iub":
+                return "map-wrong", f"mode {image.mode}", image.size, none
+            return "", "", image.size, np.unique(values)
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        return "picture-unreadable", str(error).replace(path, "file"), (0, 0), none
+
+
+def _stems(report: Report, folder: str, suffix: str) -> List[str]:
+    """Names below ``folder`` that end in ``suffix``, without it, in mmseg's way: hidden files are not seen."""
+    if not os.path.isdir(folder):
+        report.add("folder-missing", folder)
+        return []
+    names = []
+    for parent, _, files in os.walk(folder):
+        report.folders.append(parent)
+        relative = os.path.relpath(parent, folder)
+        names += [
+            os.path.normpath(os.path.join(relative, file))[: -len(suffix) or None]
+            for file in files
+            if file.endswith(suffix) and not file.startswith(".")
+        ]
+    return sorted(names)
+
+
+def audit_pairs(
+    img_dir: Union[str, os.PathLike],
+    map_dir: Union[str, os.PathLike, None],
+    num_classes: Optional[int] = None,
+    ann_file: Union[str, os.PathLike] = "",
+    img_suffix: str = ".jpg",
+    map_suffix: str = ".png",
+    reduce_zero_label: bool = False,
+    use: str = "train",
+    pictures: str = "all",
+    exif: bool = True,
+    progress: Progress = quiet,
+) -> Report:
+    """Audit pictures and their label maps of the same names.
+
+    Args:
+        map_dir: None: there are no maps.
+        num_classes: values must be below it, or 255 (not looked at); None: values are not compared.
+        ann_file: list of names without endings; empty: all pictures in ``img_dir``.
+        reduce_zero_label: 0 means "not looked at" and the classes start at 1.
+        use, pictures, exif, progress: as in :func:`mmsema.audit.audit_coco`. "quick" decodes :data:`QUICK_MAPS` maps.
+    """
+    img_dir, ann_file = str(img_dir), str(ann_file)
+    report = Report(ann_file or img_dir, use)
+    if ann_file and not os.path.isdir(ann_file):
+        report.files.append(ann_file)
+        try:
+            stems = [line.strip() for line in Path(ann_file).read_text(encoding="utf-8").splitlines()]
+        except OSError as error:
+            report.add("file-missing", ann_file, error.strerror or "")
+            return report
+    else:
+        stems = _stems(report, img_dir, img_suffix)
+    if not stems:
+        report.add("set-empty", "no picture", f"ending: {img_suffix}")
+    names = [stem + img_suffix for stem in stems]
+    sizes = check_pictures(report, img_dir, names, lambda row: repr(names[row]), None, pictures, exif, progress)
+    if map_dir is None or use == "predict" or not stems:
+        return report
+    map_dir = str(map_dir)
+    map_names = [stem + map_suffix for stem in stems]
+
+    def name(row: int) -> str:
+        return repr(map_names[row])
+
+    paths, good = find_files(report, map_dir, map_names, name, "map-missing")
+    if not ann_file:
+        unused = sorted(set(_stems(report, map_dir, map_suffix)) - set(stems))
+        report.add_rows("map-unused", range(len(unused)), lambda row: repr(unused[row] + map_suffix))
+    rows = np.flatnonzero(good)
+    if pictures == "quick":
+        rows = rows[spread(len(rows), QUICK_MAPS)]
+    allowed = None if num_classes is None else {*range(num_classes + reduce_zero_label), IGNORED}
+    reading = in_threads(lambda row: _read_map(paths[row]), rows.tolist(), progress, f"Reading {map_dir}")
+    for row, (cause, detail, size, values) in reading:
+        if cause:
+            report.add(cause, name(row), detail)
+            continue
+        if sizes[row].any() and tuple(sizes[row]) != size:
+            text = f"map {size[0]} x {size[1]}, picture {sizes[row, 0]} x {sizes[row, 1]}"
+            report.add("picture-size", name(row), text)
+        wrong = sorted(set(values.tolist()) - allowed) if allowed is not None else []
+        if wrong:
+            shown = ", ".join(map(str, wrong[:5])) + (", ..." if len(wrong) > 5 else "")
+            report.add("map-values", name(row), f"{shown}; {num_classes} classes")
+    return report

@@ -1,0 +1,185 @@
+"""Picture files: their names, whether they are there and whole, and their sizes."""
+
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from .report import Report
+
+QUICK_PICTURES = 4000  # headers that the quick form reads, evenly spread over the set
+CHUNK = 64
+THREADS = 8  # waiting for a disk, or decoding, both without the interpreter's lock
+OPENCV_READS = {"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "PPM"}
+ORIENTATION = 0x0112  # EXIF; 5 to 8 turn by a quarter
+Progress = Callable[[Iterable, str], Iterable]
+
+
+def quiet(items: Iterable, description: str) -> Iterable:
+    """No progress bar."""
+    return items
+
+
+def name_fault(name: str) -> str:
+    """Why a file name must not be joined to a folder, or an empty text."""
+    if "\0" in name:
+        return "null byte"
+    if "://" in name:
+        return "URL"
+    if "\\" in name:
+        return "backslash"
+    if os.path.isabs(name):
+        return "absolute path"
+    return "'..'" if ".." in name.split("/") else ""
+
+
+def _is_cut(path: str, image: Image.Image) -> bool:
+    """Whether the end of a JPEG or PNG is missing; every other format counts as cut, so that it gets decoded."""
+    end = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": b"IEND\xaeB`\x82"}.get(image.format)
+    if end is None:
+        return True
+    with open(path, "rb") as file:
+        file.seek(-len(end), os.SEEK_END)
+        return file.read() != end
+
+
+def probe(path: str, decode: bool = False, exif: bool = True) -> Tuple[str, str, Tuple[int, int]]:
+    """Cause ("" when all is well), detail, and (width, height) of a picture as the hosts' loader gives it.
+
+    Args:
+        decode: decode all of it; otherwise only where the file's end is not what it should be.
+        exif: the loader turns pictures as EXIF says, which OpenCV and Pillow do in mmcv for three channels and for one.
+    """
+    size = (0, 0)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                size, detail = image.size, ""
+                if exif and image.format in ("JPEG", "MPO") and "exif" in image.info:
+                    turn = image.getexif().get(ORIENTATION, 1)
+                    if 5 <= turn <= 8:
+                        size = size[::-1]
+                        detail = f"EXIF orientation {turn} turns it"
+                if image.format not in OPENCV_READS and cv2.imread(path) is None:
+                    return "picture-unreadable", f"{image.format} is not read by OpenCV", size
+                if decode or _is_cut(path, image):
+                    image.load()
+                return "", detail, size
+    except (UnidentifiedImageError, Image.DecompressionBombError) as error:
+        return "picture-unreadable", str(error).replace(path, "file"), size
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # Pillow's decoders raise all of these
+        if isinstance(error, OSError) and error.strerror:
+            return "picture-unreadable", error.strerror, size
+        return "picture-truncated", str(error), size
+
+
+def spread(count: int, most: int) -> np.ndarray:
+    """At most ``most`` indices out of ``count``, evenly spread, both ends among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.zeros(0, int)
+
+
+def list_folder(folder: str) -> Dict[str, os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name: entry for entry in entries}
+    except OSError:
+        return {}
+
+
+def find_files(
+    report: Report, root: str, names: Sequence[str], name: Callable[[int], str], missing: str = "picture-missing"
+) -> Tuple[List[str], np.ndarray]:
+    """Paths of ``names`` below ``root``, and which of them are files with something in them; the others are added.
+
+    A link that leads out of ``root`` is a fault; ``root`` itself may be one.
+    """
+    real_root = os.path.realpath(root)
+    folders: Dict[str, Dict[str, os.DirEntry]] = {}
+    inside: Dict[str, bool] = {}
+    paths, good = [], np.zeros(len(names), bool)
+
+    def is_inside(path: str) -> bool:
+        return os.path.commonpath([real_root, os.path.realpath(path)]) == real_root
+
+    for row, file_name in enumerate(names):
+        path = os.path.join(root, file_name)
+        paths.append(path)
+        fault = name_fault(file_name)
+        if fault:
+            report.add_rows("name-outside", [row], name, lambda row, fault=fault: fault)
+            continue
+        folder, base = os.path.split(os.path.normpath(path))
+        if folder not in folders:
+            folders[folder] = list_folder(folder)
+            inside[folder] = is_inside(folder)
+            report.folders.append(folder)
+        entry = folders[folder].get(base)
+        if not inside[folder] or (entry is not None and entry.is_symlink() and not is_inside(entry.path)):
+            target = os.path.realpath(path)
+            report.add_rows("name-outside", [row], name, lambda row, target=target: f"link to {target}")
+            continue
+        try:
+            size = entry.stat().st_size if entry is not None else -1
+        except OSError:  # a link to nothing
+            size = -1
+        if size <= 0:
+            report.add_rows(missing if size < 0 else "picture-empty", [row], name, lambda row: "")
+        good[row] = size > 0
+    return paths, good
+
+
+def in_threads(function: Callable, items: Sequence, progress: Progress, description: str) -> Iterator[tuple]:
+    """Pairs of an item and ``function(item)``, in order."""
+    chunks = [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
+    with ThreadPoolExecutor(THREADS) as pool:
+        results = pool.map(lambda chunk: [function(item) for item in chunk], chunks)
+        for chunk, found in zip(progress(chunks, description), results, strict=True):
+            yield from zip(chunk, found, strict=True)
+
+
+def check_pictures(
+    report: Report,
+    root: str,
+    names: Sequence[str],
+    name: Callable[[int], str],
+    sizes: Optional[np.ndarray] = None,
+    pictures: str = "all",
+    exif: bool = True,
+    progress: Progress = quiet,
+) -> np.ndarray:
+    """Check the files ``names`` below ``root``.
+
+    Args:
+        name: what the report calls row i.
+        sizes: (N, 2), width and height that the annotations give; NaN where they do not.
+        pictures: "quick" (headers of :data:`QUICK_PICTURES` alone; existence and 0 bytes of all), "all" or "decode".
+        exif: see :func:`probe`.
+
+    Returns:
+        (N, 2), width and height of each picture that was read and found whole, 0 elsewhere.
+    """
+    paths, good = find_files(report, root, names, name)
+    rows, found = np.flatnonzero(good), np.zeros((len(names), 2), np.int64)
+    if pictures == "quick":
+        rows = rows[spread(len(rows), QUICK_PICTURES)]
+
+    def read(row: int) -> Tuple[str, str, Tuple[int, int]]:
+        return probe(paths[row], pictures == "decode", exif)
+
+    for row, (cause, detail, size) in in_threads(read, rows.tolist(), progress, f"Reading {root}"):
+        if cause:
+            report.add(cause, name(row), detail)
+            continue
+        found[row] = size
+        if sizes is not None and np.isfinite(sizes[row]).all() and tuple(sizes[row]) != size:
+            width, height = sizes[row]
+            text = f"file {size[0]} x {size[1]}, entry {width:g} x {height:g}"
+            report.add("picture-size", name(row), text + (f"; {detail}" if detail else ""))
+    report.pictures += len(names)
+    report.paths = [path for path, fine in zip(paths, good, strict=True) if fine]
+    return found

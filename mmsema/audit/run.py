@@ -1,0 +1,230 @@
+"""Audits of all data sets that a config names."""
+
+import hashlib
+import os
+from collections import defaultdict
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+
+from . import remember
+from .coco import audit_coco
+from .folders import audit_folders
+from .pairs import audit_pairs
+from .pictures import Progress, quiet
+from .report import Report
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+SAMPLE = 4096  # bytes from the middle of a file, the first that are compared
+
+
+def leaves(dataset: dict) -> Iterator[dict]:
+    """The data sets inside RepeatDataset, ClassBalancedDataset, MultiImageMixDataset and ConcatDataset."""
+    if "dataset" in dataset:
+        yield from leaves(dataset["dataset"])
+    elif "datasets" in dataset:
+        for inner in dataset["datasets"]:
+            yield from leaves(inner)
+    else:
+        yield dataset
+
+
+def _steps(pipeline: Any) -> Iterator[dict]:
+    """Every transform of a pipeline, those inside RandomChoice and the like too."""
+    if isinstance(pipeline, dict):
+        yield pipeline
+        pipeline = list(pipeline.values())
+    if isinstance(pipeline, (list, tuple)):
+        for step in pipeline:
+            yield from _steps(step)
+
+
+def _reading(pipeline: Any) -> Tuple[bool, bool, bool]:
+    """masks, poly2mask and exif as the audits take them, from a pipeline's loading transforms."""
+    masks, poly2mask, exif = False, True, True
+    for step in _steps(pipeline):
+        kind = str(step.get("type", "")).rsplit(".", 1)[-1]
+        if kind.startswith("LoadAnnotations"):
+            masks, poly2mask = masks or bool(step.get("with_mask")), step.get("poly2mask", True)
+        elif kind.startswith("LoadImageFromFile"):
+            flags = step.get("color_type", "color") in ("color", "grayscale")
+            exif = flags and step.get("imdecode_backend", "cv2") != "turbojpeg"
+    return masks, poly2mask, exif
+
+
+def _use(cfg: Config, loader: str) -> Tuple[str, bool]:
+    """What a loader's set is for, and whether its masks are compared."""
+    if loader == "train_dataloader":
+        return "train", False
+    evaluators = cfg.get(loader.replace("dataloader", "evaluator")) or []
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    evaluators = [evaluator for evaluator in evaluators if not evaluator.get("format_only")]
+    metrics = [str(evaluator.get("metric", "")) for evaluator in evaluators]
+    return "evaluate" if evaluators else "predict", any("segm" in metric for metric in metrics)
+
+
+def _unaudited(leaf: dict, reason: str) -> Report:
+    report = Report(str(leaf.get("type")))
+    report.not_audited = reason
+    return report
+
+
+def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Progress) -> Optional[Report]:
+    """Audit one data set of a config; None for a set that mmsema generates in memory.
+
+    Args:
+        leaf: the data set's settings.
+        use, pictures, progress: as in :func:`mmsema.audit.audit_coco`.
+        masks: an evaluator compares masks.
+    """
+    kind = leaf.get("type")
+    with DATASETS.switch_scope_and_registry(None) as registry:
+        cls = registry.get(kind) if isinstance(kind, str) else kind
+        if cls is None:
+            return _unaudited(leaf, "its type is not registered")
+        reader = getattr(getattr(cls, "load_data_list", None), "__qualname__", "")
+        parser = getattr(getattr(cls, "parse_data_info", None), "__qualname__", "")
+        if cls.__module__.startswith("mmsema."):
+            return None
+        known = reader in ("CustomDataset.load_data_list", "BaseSegDataset.load_data_list")
+        detection = ("CocoDataset.load_data_list", "LVISV1Dataset.load_data_list")
+        if not known and (reader not in detection or parser != "CocoDataset.parse_data_info"):
+            return _unaudited(leaf, "it reads a form of data that the audit does not know")
+        if "://" in f"{leaf.get('data_root')}{leaf.get('ann_file')}{leaf.get('data_prefix')}":
+            return _unaudited(leaf, "it is not on a local disk")
+        try:  # for the host's own defaults and joined paths; nothing is read
+            dataset = registry.build({**leaf, "pipeline": [], "lazy_init": True})
+        except Exception as error:  # whatever the host raises about its settings, it will say so itself
+            return _unaudited(leaf, f"it cannot be built: {' '.join(str(error).split())[:200]}")
+    with_mask, poly2mask, exif = _reading(leaf.get("pipeline"))
+    classes = dataset.metainfo.get("classes")
+    prefix, same = dataset.data_prefix, dict(use=use, pictures=pictures, exif=exif, progress=progress)
+    if reader == "CustomDataset.load_data_list":
+        return audit_folders(
+            dataset.img_prefix,
+            dataset.ann_file,
+            classes,
+            with_label=dataset.with_label,
+            extensions=dataset.extensions,
+            **same,
+        )
+    if reader == "BaseSegDataset.load_data_list":
+        known_classes = classes if dataset.label_map is None else type(dataset).METAINFO["classes"]
+        return audit_pairs(
+            prefix["img_path"],
+            prefix.get("seg_map_path"),
+            len(known_classes) if known_classes else None,
+            dataset.ann_file,
+            img_suffix=dataset.img_suffix,
+            map_suffix=dataset.seg_map_suffix,
+            reduce_zero_label=dataset.reduce_zero_label,
+            **same,
+        )
+    lvis = reader == "LVISV1Dataset.load_data_list"
+    filters = (dataset.filter_cfg or {}) if not dataset.test_mode else {}
+    return audit_coco(
+        dataset.ann_file,
+        prefix["img"],
+        None if lvis else classes,  # LVIS' labels follow the file's ids, not names
+        masks=masks or with_mask,
+        poly2mask=poly2mask,
+        filter_empty_gt=filters.get("filter_empty_gt", False),
+        min_size=filters.get("min_size", 0),
+        lvis=lvis,
+        **same,
+    )
+
+
+def _compare_folders(reports: List[Report]) -> None:
+    """A misspelt class folder in one set moves the labels of all after it, against those of the others."""
+    sets = [report for report in reports if report.class_folders]
+    for report in sets[1:]:
+        missing = sorted(set(sets[0].class_folders) - set(report.class_folders))
+        extra = sorted(set(report.class_folders) - set(sets[0].class_folders))
+        for what, names in (("not here", missing), ("only here", extra)):
+            report.add_rows("folder-names", range(len(names)), lambda i, n=names: repr(n[i]), lambda i, w=what: w)
+
+
+def _digest(path: str, size: int = -1) -> bytes:
+    with open(path, "rb") as file:
+        if size >= 0:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size) // 2)
+        return hashlib.blake2b(file.read(size)).digest()
+
+
+def same_pictures(train: Sequence[str], other: Sequence[str], progress: Progress = quiet) -> List[Tuple[str, str]]:
+    """Pairs of a path of ``other`` and one of ``train`` with the same bytes."""
+    by_size: Dict[int, List[str]] = defaultdict(list)
+    for path in train:
+        by_size[os.path.getsize(path)].append(path)
+    candidates = [path for path in other if os.path.getsize(path) in by_size]
+    samples: Dict[Tuple[int, bytes], List[str]] = defaultdict(list)
+    sizes = sorted({os.path.getsize(path) for path in candidates})
+    for size in progress(sizes, "Comparing pictures"):
+        for path in by_size[size]:
+            samples[size, _digest(path, SAMPLE)].append(path)
+    found = []
+    for path in candidates:
+        for twin in samples.get((os.path.getsize(path), _digest(path, SAMPLE)), ()):
+            if _digest(path) == _digest(twin):
+                found.append((path, twin))
+                break
+    return found
+
+
+def _compare_pictures(jobs: List[tuple], reports: List[Report], form: str, progress: Progress) -> None:
+    """Add pictures that are in a training set and in another to the latter's report. Remembered on its own."""
+    settings = repr((os.getcwd(), "picture-in-both", [job[:3] for job in jobs]))
+    known = remember.recall(settings, form)
+    if known is None:
+        known = Report("comparison", "train")
+        fresh = [r if r.paths is not None else audit_dataset(*job) for job, r in zip(jobs, reports, strict=True)]
+        train = [path for report in fresh if report.use == "train" for path in report.paths or ()]
+        for report in fresh:
+            known.files += report.files
+            known.folders += report.folders
+            if report.use != "train":
+                for path, twin in same_pictures(train, report.paths or (), progress):
+                    known.add("picture-in-both", repr(path), twin)
+        remember.store(settings, form, known)
+    reports.append(known)
+
+
+def audit_config(
+    cfg: Config,
+    loaders: Sequence[str] = LOADERS,
+    pictures: str = "all",
+    compare: bool = False,
+    progress: Progress = quiet,
+) -> List[Report]:
+    """Audit each data set of ``loaders`` once; what was found fit before and has not changed is not looked at again.
+
+    Args:
+        cfg: a config; its ``custom_imports`` have run.
+        pictures: "quick", "all" or "decode"; see :func:`mmsema.audit.audit_coco`.
+        compare: also look for pictures that are in the training set and in another.
+        progress: ``rich.progress.track`` or alike.
+    """
+    init_default_scope(cfg.get("default_scope") or "mmengine")
+    jobs, reports = [], []
+    for loader in loaders:
+        dataset = (cfg.get(loader) or {}).get("dataset")
+        use, masks = _use(cfg, loader)
+        for leaf in leaves(dataset) if isinstance(dataset, dict) else ():
+            job = (leaf.to_dict() if hasattr(leaf, "to_dict") else dict(leaf), use, masks, pictures, progress)
+            if job in jobs:
+                continue
+            settings = repr((os.getcwd(), job[:3]))
+            report = remember.recall(settings, pictures)
+            if report is None:
+                report = audit_dataset(*job)
+                if report is None:
+                    continue
+                remember.store(settings, pictures, report)
+            jobs.append(job)
+            reports.append(report)
+    _compare_folders(reports)
+    if compare and {"train"} < {report.use for report in reports} and not any(report.stops for report in reports):
+        _compare_pictures(jobs, reports, pictures, progress)
+    return reports
