@@ -17,6 +17,12 @@ def main() -> int:
     parser.add_argument(
         "--score-thr", type=float, default=0.3, help="draw objects from this score on (default: %(default)s)"
     )
+    parser.add_argument(
+        "--labels",
+        choices=("auto", "all", "none"),
+        default="auto",
+        help="name the drawn objects where there is room, all, or none (default: %(default)s)",
+    )
     parser.add_argument("--top-k", type=int, default=5, help="classes that a classifier lists (default: %(default)s)")
     parser.add_argument("--device", help="cpu, cuda:0, ... (default: the best there is)")
     arguments = parser.parse_args()

@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as ROOT_OPTIM_WRAPPER_CONSTRUCTORS
+from mmengine.registry import VISUALIZERS as ROOT_VISUALIZERS
 from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_WEIGHT_INITIALIZERS
 from mmengine.registry import Registry
 
@@ -23,6 +24,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope="mmsema",
     locations=["mmsema.engine"],
 )
+VISUALIZERS = Registry("visualizer", parent=ROOT_VISUALIZERS, scope="mmsema", locations=["mmsema.visualization"])
 WEIGHT_INITIALIZERS = Registry(
     "weight initializer", parent=ROOT_WEIGHT_INITIALIZERS, scope="mmsema", locations=["mmsema.checkpoint"]
 )

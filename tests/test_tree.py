@@ -15,6 +15,7 @@ ROOMS = (
     "hub",
     "collect_env",
     "registry",
+    "visualization",
     "models",
     "datasets",
     "audit",

@@ -22,9 +22,11 @@ def run(*command: str) -> None:
 
 
 def predict(checkpoint: Path, count: int):
-    """Pictures of the validation set, their truth and the predictions, as draw_detections takes them."""
+    """Pictures of the validation set, their truth, the predictions, and the classes, as draw_detections takes them."""
     import cv2
+    import numpy as np
     from mmdet.apis import inference_detector, init_detector
+    from mmengine.structures import InstanceData
     from pycocotools.coco import COCO
 
     model = init_detector(CONFIG, str(checkpoint), device="cpu")
@@ -33,29 +35,18 @@ def predict(checkpoint: Path, count: int):
     infos = coco.loadImgs(coco.getImgIds()[:count])
     paths = [str(Path("data/shapes/val", info["file_name"])) for info in infos]
     images = [cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB) for path in paths]
-    truths = [
-        [
-            (
-                a["category_id"] - 1,
-                coco.annToMask(a).astype(bool),
-                ("crowd of " if a["iscrowd"] else "") + classes[a["category_id"] - 1],
-            )
-            for a in coco.loadAnns(coco.getAnnIds(info["id"]))
-        ]
-        for info in infos
-    ]
+    truths = []
+    for info in infos:
+        annotations = coco.loadAnns(coco.getAnnIds(info["id"]))
+        names = [("crowd of " if a["iscrowd"] else "") + classes[a["category_id"] - 1] for a in annotations]
+        labels = np.array([a["category_id"] - 1 for a in annotations])
+        masks = np.stack([coco.annToMask(a) for a in annotations])
+        truths.append(InstanceData(labels=labels, masks=masks, label_names=names))
     predictions = []
     for path in paths:
         found = inference_detector(model, path).pred_instances
-        found = found[found.scores > 0.5].cpu().numpy()
-        predictions.append(
-            [
-                (int(label), mask, f"{classes[label]} {score:.2f}")
-                for label, mask, score in zip(found.labels, found.masks, found.scores, strict=True)
-                if mask.any()
-            ]
-        )
-    return images, truths, predictions
+        predictions.append(found[found.scores > 0.5].cpu().numpy())
+    return images, truths, predictions, classes
 
 
 def print_table(metrics: dict) -> None:

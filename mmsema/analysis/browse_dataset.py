@@ -49,6 +49,10 @@ def browse(config: PathLike, out_dir: PathLike = "outputs", number: int = 20) ->
     check_data(cfg, ["train_dataloader"])
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    if cfg.default_scope == "mmdet":
+        from ..visualization import readable
+
+        cfg.visualizer = readable(cfg)
     visualizer = VISUALIZERS.build(dict(cfg.visualizer, name="browse"))
     visualizer.dataset_meta = dataset.metainfo
     Path(out_dir).mkdir(parents=True, exist_ok=True)

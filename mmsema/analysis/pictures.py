@@ -2,42 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import List, Sequence, Tuple
+from typing import List, Sequence
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-
-Instance = Tuple[int, np.ndarray, str]  # class, (H, W) mask, caption
-
-
-def _draw(axes: plt.Axes, image: np.ndarray, instances: Sequence[Instance], title: str) -> None:
-    height, width = image.shape[:2]
-    axes.imshow(image, interpolation="bicubic", extent=(0, width, height, 0))
-    for label, mask, caption in instances:
-        color = plt.get_cmap("Set1")(label % 9)
-        overlay = np.zeros((height, width, 4))
-        overlay[mask] = (*color[:3], 0.35)
-        axes.imshow(overlay, extent=(0, width, height, 0))
-        padded = np.pad(mask, 1).astype(float)  # closes the outlines of objects at the border
-        axes.contour(
-            np.arange(-0.5, width + 1), np.arange(-0.5, height + 1), padded, [0.5], colors=[color], linewidths=1.5
-        )
-        ys, xs = np.nonzero(mask)
-        style = dict(facecolor=color, edgecolor="none", alpha=0.8, boxstyle="round,pad=0.15")
-        axes.text(xs.min(), max(ys.min(), 6), caption, fontsize=6, color="white", va="bottom", bbox=style, clip_on=True)
-    axes.set_xlim(0, width)
-    axes.set_ylim(height, 0)
-    axes.set_title(title, fontsize=8)
-    axes.axis("off")
+from mmengine.structures import InstanceData
 
 
 def draw_detections(
     images: Sequence[np.ndarray],
-    truths: Sequence[List[Instance]],
-    predictions: Sequence[List[Instance]],
+    truths: Sequence[InstanceData],
+    predictions: Sequence[InstanceData],
+    classes: Sequence[str],
     path: Path,
     columns: int = 3,
 ) -> None:
@@ -45,18 +24,24 @@ def draw_detections(
 
     Args:
         images: RGB pictures, (H, W, 3) uint8 each.
-        truths, predictions: for every picture a list of (class index, (H, W) bool mask, caption).
+        truths, predictions: what :class:`mmsema.visualization.DetVisualizer` draws, for every picture.
+        classes: names of the labels.
         path: the PNG file to write.
         columns: pairs per row.
     """
+    from ..visualization import DetVisualizer
+
+    visualizer = DetVisualizer("sheet")
+    visualizer.dataset_meta = dict(classes=classes)
     rows = -(-len(images) // columns)
-    figure, grid = plt.subplots(rows, 2 * columns, figsize=(4.2 * columns, 2.3 * rows), squeeze=False, dpi=130)
+    figure, grid = plt.subplots(rows, 2 * columns, figsize=(4.2 * columns, 2.3 * rows), squeeze=False, dpi=200)
     for axes in grid.flat:
         axes.axis("off")
-    for i, (image, truth, prediction) in enumerate(zip(images, truths, predictions, strict=True)):
+    for i, (image, *pair) in enumerate(zip(images, truths, predictions, strict=True)):
         row, column = divmod(i, columns)
-        _draw(grid[row, 2 * column], image, truth, "truth")
-        _draw(grid[row, 2 * column + 1], image, prediction, "prediction")
+        for axes, title, instances in zip(grid[row, 2 * column :][:2], ("truth", "prediction"), pair, strict=True):
+            axes.imshow(visualizer.draw(image, instances))
+            axes.set_title(title, fontsize=8)
     figure.tight_layout(pad=0.6)
     figure.savefig(path)
     plt.close(figure)

@@ -29,7 +29,10 @@ class Detector:
         from mmdet.apis import DetInferencer
         from mmdet.registry import DATASETS
 
+        from ..visualization import readable
+
         saved = _dataset_meta(checkpoint)
+        cfg.visualizer = readable(cfg)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that there are no weights and no class names: they come now
             self.inferencer = DetInferencer(cfg, device=device)
@@ -64,17 +67,23 @@ class Detector:
             return [i for i in range(1, 91) if i not in COCO_GAPS]
         return list(range(1, len(self.classes) + 1))
 
-    def predict(self, image: np.ndarray, score_thr: float) -> Tuple[List[dict], np.ndarray]:
+    def predict(self, image: np.ndarray, score_thr: float, labels: str = "auto") -> Tuple[List[dict], np.ndarray]:
         """What is found in a picture, (H, W, 3) uint8 BGR.
+
+        Args:
+            image: the picture.
+            score_thr: objects are drawn from this score on.
+            labels: which of them are named: those that have room ("auto"), "all" or "none".
 
         Returns:
             One dict per object, with ``label``, ``score``, ``bbox`` (left, top, width, height in pixels) and, from a
-            model with masks, ``segmentation`` (COCO's RLE); and the picture with the objects whose score is at least
-            ``score_thr`` drawn on it, BGR.
+            model with masks, ``segmentation`` (COCO's RLE); and the picture with the objects drawn on it, BGR, enlarged
+            by a whole number if it is small.
         """
         _, data = next(self.inferencer.preprocess([image]))
         (sample,) = self.inferencer.forward(data)
         visualizer = self.inferencer.visualizer
+        visualizer.labels = labels
         visualizer.add_datasample("", image[..., ::-1], sample.cpu(), draw_gt=False, pred_score_thr=score_thr)
         found = self.inferencer.pred2dict(sample)
         objects = []

@@ -67,9 +67,15 @@ class _Output:
     """Takes the pictures one by one and writes what the model finds in them."""
 
     def __init__(
-        self, model: Union[Detector, Classifier], folder: Path, names: Sequence[str], score_thr: float, top_k: int
+        self,
+        model: Union[Detector, Classifier],
+        folder: Path,
+        names: Sequence[str],
+        score_thr: float,
+        labels: str,
+        top_k: int,
     ) -> None:
-        self.model, self.folder, self.score_thr, self.top_k = model, folder, score_thr, top_k
+        self.model, self.folder, self.score_thr, self.labels, self.top_k = model, folder, score_thr, labels, top_k
         self.results: List[dict] = []
         self.ids: Dict[str, int] = {}
         if isinstance(model, Detector):
@@ -84,7 +90,7 @@ class _Output:
         if isinstance(self.model, Classifier):
             self.results.append(dict(head, classes=self.model.predict(image, self.top_k)))
             return None
-        objects, drawn = self.model.predict(image, self.score_thr)
+        objects, drawn = self.model.predict(image, self.score_thr, self.labels)
         for one in objects:
             label = one.pop("label")
             self.results.append(
@@ -117,7 +123,7 @@ class _Output:
             drawn = self.add(path.name, count, frame)
             if drawn is not None:
                 writer = writer or cv2.VideoWriter(
-                    str(target), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, video.resolution
+                    str(target), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, drawn.shape[1::-1]
                 )
                 writer.write(np.ascontiguousarray(drawn))
         if writer is not None:
@@ -136,6 +142,7 @@ def predict(
     score_thr: float = 0.3,
     top_k: int = 5,
     device: Optional[str] = None,
+    labels: str = "auto",
 ) -> Predictions:
     """Run a model over pictures, folders of pictures, or one video, and write what it finds to ``out_dir``.
 
@@ -153,6 +160,7 @@ def predict(
         score_thr: objects are drawn from this score on; results.json has all that the model returns.
         top_k: how many classes a classifier lists.
         device: "cpu", "cuda:1", ...; by default the best there is.
+        labels: which of the drawn objects are named: those whose label has room ("auto"), "all" or "none".
 
     Raises:
         UsageError: an argument names nothing that can be used; one line says which.
@@ -164,7 +172,7 @@ def predict(
         raise UsageError(f"out_dir {folder} holds the inputs, which would be overwritten; name another folder")
     model = load_model(config, checkpoint, device)
     folder.mkdir(parents=True, exist_ok=True)
-    output = _Output(model, folder, [path.name for path in pictures], score_thr, top_k)
+    output = _Output(model, folder, [path.name for path in pictures], score_thr, labels, top_k)
     problems = output.add_pictures(pictures) if video is None else output.add_video(video)
     file = folder / "results.json"
     file.write_text(json.dumps(output.results))

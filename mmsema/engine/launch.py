@@ -99,7 +99,10 @@ def test(arguments: argparse.Namespace) -> None:
     if arguments.show_dir:
         hook, scope = cfg.default_hooks.visualization, cfg.get("default_scope")
         if scope == "mmdet":
+            from ..visualization import readable
+
             hook.update(draw=True, test_out_dir=arguments.show_dir)
+            cfg.visualizer = readable(cfg, arguments.labels)
         elif scope == "mmseg":
             hook.update(draw=True, interval=1)
             cfg.visualizer.save_dir = arguments.show_dir

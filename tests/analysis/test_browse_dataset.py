@@ -42,8 +42,9 @@ train_pipeline = [
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 """)
     (drawn,) = browse("flip.py", "out", number=5)
-    sheet = cv2.imread(str(drawn)).astype(int)
-    assert sheet.shape == (128, 128, 3)
+    sheet = cv2.imread(str(drawn))
+    assert sheet.shape == (512, 512, 3)  # enlarged
+    sheet = cv2.resize(sheet, (128, 128), interpolation=cv2.INTER_AREA).astype(int)
     changed = np.abs(sheet - picture[:, ::-1]).max(-1) > 40
     assert changed[:45, 83:].mean() > 0.2 and changed[10:38, 57:63].mean() > 0.2  # the mask; the box, which is wider
     assert changed[50:].mean() < 0.01 and changed[:, :50].mean() < 0.01

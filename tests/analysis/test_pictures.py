@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mmengine.structures import InstanceData
 
 from mmsema.analysis.pictures import draw_curves, draw_detections, read_scalars
 
@@ -39,11 +40,14 @@ def test_curves_are_drawn(tmp_path):
 
 def test_a_mask_colours_its_own_side_of_the_sheet(tmp_path):
     image = np.full((60, 80, 3), 255, np.uint8)
-    mask = np.zeros((60, 80), bool)
-    mask[20:40, 30:60] = True
+    mask = np.zeros((1, 60, 80), bool)
+    mask[0, 20:40, 30:60] = True
+    nothing = InstanceData(labels=np.zeros(0, int), masks=mask[:0])
+    circle = InstanceData(labels=np.zeros(1, int), masks=mask, scores=np.array([0.99]))
+    classes = ("circle", "square")
     empty, full = tmp_path / "empty.png", tmp_path / "full.png"
-    draw_detections([image], [[]], [[]], empty, columns=1)
-    draw_detections([image], [[]], [[(0, mask, "circle 0.99")]], full, columns=1)
+    draw_detections([image], [nothing], [nothing], classes, empty, columns=1)
+    draw_detections([image], [nothing], [circle], classes, full, columns=1)
     before, after = cv2.imread(str(empty)), cv2.imread(str(full))
     changed = (before != after).any(-1)
     half = changed.shape[1] // 2

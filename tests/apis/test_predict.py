@@ -78,7 +78,10 @@ def test_a_folder_gives_coco_results_and_pictures_in_spite_of_a_broken_one(work)
         assert not w or (x >= left - 1 and y >= top - 1 and x + w <= left + width + 1 and y + h <= top + height + 1)
     assert len(results.anns) == len(found.results)
     drawn, original = cv2.imread(f"out/{names[1]}"), cv2.imread(str(pictures / names[1]))
-    assert drawn.shape == original.shape and np.abs(drawn.astype(int) - original).max() > 100
+    factor = drawn.shape[0] // original.shape[0]
+    assert factor > 3 and drawn.shape == (factor * original.shape[0], factor * original.shape[1], 3)
+    enlarged = cv2.resize(original, drawn.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    assert np.abs(drawn.astype(int) - enlarged).max() > 100
 
 
 def test_numbers_of_images_and_categories_without_the_annotation_file():
@@ -98,8 +101,19 @@ def test_pictures_outside_the_data_set_are_numbered_from_1(work):
     cv2.imwrite("b.bmp", np.zeros((64, 80), np.uint8))
     found = predict(DETECTOR, "detector.pth", ["a.png", "b.bmp"], "out", score_thr=1.1, device="cpu")
     assert {(one["file_name"], one["image_id"]) for one in found.results} == {("a.png", 1), ("b.bmp", 2)}
-    assert cv2.imread("out/b.bmp").shape == (64, 80, 3)
-    np.testing.assert_array_equal(cv2.imread("out/a.png"), red)  # nothing is so sure that it would be drawn
+    assert cv2.imread("out/b.bmp").shape == (7 * 64, 7 * 80, 3)  # enlarged to be read
+    assert (cv2.imread("out/a.png") == red[0, 0]).all()  # nothing is so sure that it would be drawn
+
+
+def test_labels_are_drawn_as_asked(work, monkeypatch):
+    drawn = {}
+    for labels in ("auto", "all", "none"):
+        command = ["mmsema", str(DETECTOR), "detector.pth", "data/shapes/val/000000.jpg", "--device", "cpu"]
+        monkeypatch.setattr(sys, "argv", [*command, "--out-dir", labels, "--labels", labels, "--score-thr", "0"])
+        assert main() == 0
+        drawn[labels] = cv2.imread(f"{labels}/000000.jpg").astype(int)
+    changed = {labels: (np.abs(picture - drawn["none"]).max(-1) > 40).mean() for labels, picture in drawn.items()}
+    assert 0 < changed["auto"] < changed["all"]
 
 
 def test_a_video_comes_back_with_all_its_frames(work):
@@ -113,7 +127,7 @@ def test_a_video_comes_back_with_all_its_frames(work):
     assert {one["image_id"] for one in found.results} == {1, 2, 3}
     video = cv2.VideoCapture("out/clip.mp4")
     assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 3 and video.get(cv2.CAP_PROP_FPS) == 5
-    assert video.read()[1].shape == (64, 96, 3)
+    assert video.read()[1].shape == (6 * 64, 6 * 96, 3)
     whole = Path("clip.avi").read_bytes()
     Path("cut.avi").write_bytes(whole[: len(whole) * 2 // 3])
     cut = predict(DETECTOR, "detector.pth", "cut.avi", "out", device="cpu")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -65,11 +66,12 @@ def test_resume_goes_on_where_training_stopped(trained, shapes, tmp_path):
 
 def test_detector_is_tested_dumped_and_drawn(trained, shapes, tmp_path):
     dump, pictures = tmp_path / "out.pkl", tmp_path / "pictures"
-    work_dir = ["--work-dir", tmp_path / "test", "--out", dump, "--show-dir", pictures]
+    work_dir = ["--work-dir", tmp_path / "test", "--out", dump, "--show-dir", pictures, "--labels", "none"]
     done = run(shapes, ROOT / "tools/test.py", DETECTOR, trained / "epoch_1.pth", *work_dir)
     assert "coco/segm_mAP" in done.stdout + done.stderr
     assert len(pickle.loads(dump.read_bytes())) == 4
-    assert len(list(tmp_path.rglob("*.jpg"))) == 4
+    drawn = [cv2.imread(str(path)) for path in tmp_path.rglob("*.jpg")]
+    assert len(drawn) == 4 and all(max(picture.shape) >= 512 for picture in drawn)  # enlarged: by our visualizer
 
 
 def test_inference_takes_what_training_wrote(trained, shapes, tmp_path):
