@@ -2,13 +2,14 @@ PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-quick test-long test-openmmlab lint docs
+.PHONY: help env demo test test-quick test-long scorecard test-openmmlab lint docs
 
 help:
 	@echo "make demo   train a SEMA Mask R-CNN on generated pictures, evaluate it, draw what it sees (CPU, 10 minutes)"
 	@echo "make test   run the tests that CI runs"
 	@echo "make test-quick   those of them that are fast: under 4 minutes on 2 cores"
 	@echo "make test-long    what takes minutes each: under 45 minutes on 2 cores"
+	@echo "make scorecard    what was promised of faulty data, configs, files and long runs, in figures"
 	@echo "make test-openmmlab PYTHON=python3.10   the tests that concern the official OpenMMLab packages, in .venv-openmmlab"
 	@echo "make lint   check the style"
 	@echo "make docs   build the site of the documentation in docs/_build/html"
@@ -32,6 +33,10 @@ test-quick: env
 
 test-long: env
 	@$(VENV_PYTHON) $(PYTEST) -m long
+
+scorecard: export OMP_NUM_THREADS ?= 1
+scorecard: env
+	@$(VENV_PYTHON) tests/scorecard.py
 
 # without the tests of the forks' own tools, of the set-up, and of peers that torch 2.1 does not have
 test-openmmlab: export OMP_NUM_THREADS ?= 1

@@ -33,6 +33,7 @@ def test_property(name, backend):
 
 
 @pytest.mark.long
+@pytest.mark.scorecard("properties")
 @pytest.mark.parametrize("name", PROPERTIES)
 def test_property_over_a_thousand_shapes(name):
     check(name, "torch", 1000)
