@@ -48,19 +48,19 @@ def picture_is_a_folder(root):
     (root / "images/a.jpg").mkdir()
 
 
-def _cut(path: Path, share: float) -> None:
+def cut(path: Path, share: float) -> None:
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
 
 
 @fault("coco", "picture-truncated", "{root}/train.json: picture is cut off or damaged: image 1, 'a.jpg' (...")
 def jpeg_cut_off(root):
-    _cut(root / "images/a.jpg", 0.9)
+    cut(root / "images/a.jpg", 0.9)
 
 
 @fault("coco", "picture-truncated", "{root}/train.json: picture is cut off or damaged: image 2, 'b.png' (...")
 def png_cut_off(root):
-    _cut(root / "images/b.png", 0.5)
+    cut(root / "images/b.png", 0.5)
 
 
 @fault(
@@ -231,7 +231,7 @@ def folder_empty(root):
 
 @fault("folders", "picture-truncated", "{root}/train: picture is cut off or damaged: 'circle/0.jpg' (...")
 def picture_in_folder_cut_off(root):
-    _cut(root / "train/circle/0.jpg", 0.6)
+    cut(root / "train/circle/0.jpg", 0.6)
 
 
 @fault(
@@ -317,4 +317,4 @@ def map_of_another_size(root):
 
 @fault("pairs", "picture-truncated", "{root}/img: picture is cut off or damaged: '1.jpg' (...")
 def picture_of_a_pair_cut_off(root):
-    _cut(root / "img/1.jpg", 0.5)
+    cut(root / "img/1.jpg", 0.5)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from faults import FAULTS
 
 ROOT = Path(__file__).resolve().parents[2]
+TOOL = str(ROOT / "tools/analysis_tools/audit_dataset.py")
 CONFIG = f"""
 _base_ = "{ROOT}/configs/mask-rcnn_sema-pico_fpn_shapes.py"
 data_root = "{{root}}/"
@@ -27,9 +29,9 @@ train_cfg = dict(max_epochs=1)
 """
 
 
-def run(tool: str, root: Path, *options: str) -> subprocess.CompletedProcess:
+def run(tool: str, root: Path, *options: str, start: tuple = (sys.executable,)) -> subprocess.CompletedProcess:
     (root / "config.py").write_text(CONFIG.format(root=root))
-    command = [sys.executable, str(ROOT / "tools" / tool), "config.py", *options]
+    command = [*start, str(ROOT / "tools" / tool), "config.py", *options]
     environment = dict(os.environ, XDG_CACHE_HOME=str(root / "cache"))
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -53,3 +55,40 @@ def test_training_names_what_is_dropped_and_goes_on(tmp_path):
     assert done.returncode == 0, done.stderr
     assert f"drop: {fault.line.replace('{root}', str(tmp_path))}" in done.stdout
     assert json.loads(next((tmp_path / "cache").glob("mmsema/audit/*-quick.json")).read_text())
+
+
+@pytest.mark.long
+def test_two_processes_stop_together(tmp_path):
+    fault = FAULTS["picture_missing"]
+    fault.plant(tmp_path)
+    start = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = run("train.py", tmp_path, "--launcher", "pytorch", start=start)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    line = fault.line.replace("{root}", str(tmp_path))
+    assert done.returncode and sorted(errors) == [f"error: {line}", "error: process 0 found the data unfit for use"]
+
+
+@pytest.mark.parametrize(
+    "name, code, words",
+    [
+        ("polygon_nan", 1, ["stop │ polygon-not-finite │", "annotation 11", "not fit for use: 2 faults"]),
+        ("annotation_of_no_image", 0, ["drop │ annotation-of-no-image │", "annotation 15", "fit for use"]),
+    ],
+)
+def test_the_tool(name, code, words, tmp_path, monkeypatch, capsys):
+    FAULTS[name].plant(tmp_path)
+    (tmp_path / "config.py").write_text(CONFIG.format(root=tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", [TOOL, str(tmp_path / "config.py")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(TOOL, run_name="__main__")
+    shown = capsys.readouterr().out
+    assert end.value.code == code and all(word in shown for word in words), shown
+    assert f"{FAULTS[name].rule}: {FAULTS[name].line.replace('{root}', str(tmp_path))}" in shown
+
+
+def test_the_tool_names_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [TOOL, "no/such.py"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(TOOL, run_name="__main__")
+    assert end.value.code == 2 and capsys.readouterr().err == "error: config no/such.py is not a file\n"

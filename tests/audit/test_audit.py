@@ -1,0 +1,270 @@
+"""Quirks that are no faults, sets compared with one another, configs, and what is remembered."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from file_faults import cut
+from mmengine.config import Config
+from PIL import Image
+from planting import (
+    CLASSES,
+    NAMES,
+    SIZE,
+    annotation,
+    audit,
+    find,
+    make_coco,
+    make_folders,
+    make_pairs,
+    picture,
+    triangle,
+)
+
+import mmsema.audit.run
+from mmsema.audit import audit_coco, audit_config, audit_folders, pictures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def edit(root: Path, change) -> None:
+    content = json.loads((root / "train.json").read_text())
+    change(content)
+    (root / "train.json").write_text(json.dumps(content))
+
+
+def test_cocos_quirks_are_no_faults(tmp_path):
+    make_coco(tmp_path)
+
+    def change(content):
+        content["annotations"] += [
+            annotation(21, 2, 1, [triangle(43.5, 30)]) | dict(bbox=[43.5, 30.0, 21.3, 18.9]),  # a little over the edge
+            annotation(22, 2, 1, [triangle()]) | dict(bbox=[5.0, 5.0, 0.6, 4.0], area=0.3),  # a sliver
+        ]
+        content["images"].append(dict(id=9, file_name="copy.jpg", width=SIZE[0], height=SIZE[1]))
+        content["categories"].append(dict(id=90, name="toothbrush"))  # of which there is nothing
+
+    edit(tmp_path, change)
+    picture(tmp_path / "images/copy.jpg", 9)
+    for use in ("train", "evaluate", "predict"):
+        report = audit("coco", tmp_path, use=use)
+        assert report.stops == report.drops == [], report.lines()
+
+
+def test_a_part_of_the_classes_may_be_learnt_but_is_named(tmp_path):
+    make_coco(tmp_path)
+    report = audit("coco", tmp_path, classes=("square",))
+    line = "category is not among the classes: 'circle' (2 annotations left out); 2 in all, also 'star'"
+    assert not report.stops and report.drops == [f"{tmp_path}/train.json: {line}"]
+
+
+def test_counts_do_not_end_with_the_examples(tmp_path):
+    make_coco(tmp_path)
+    edit(tmp_path, lambda c: c["annotations"].extend(dict(find(c, 11), id=100 + i, image_id=77) for i in range(50)))
+    report = audit("coco", tmp_path)
+    assert report.counts["annotation-of-no-image"] == 50
+    others = "annotation 101, annotation 102, annotation 103, annotation 104, ..."
+    assert report.drops[0].endswith(f"annotation 100 (image_id 77); 50 in all, also {others}")
+
+
+def test_all_faults_are_told_at_once(tmp_path):
+    make_coco(tmp_path)
+    edit(tmp_path, lambda c: (c["images"][0].update(width=1), c["categories"][0].update(name="sphere")))
+    (tmp_path / "images" / NAMES[1]).unlink()
+    causes = {"picture-missing", "picture-size", "class-unknown"}
+    assert causes <= set(audit("coco", tmp_path).counts)
+
+
+def test_quick_reads_some_headers_and_looks_for_every_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "QUICK_PICTURES", 2)  # the first and the last
+    make_coco(tmp_path)
+    cut(tmp_path / "images" / NAMES[1], 0.5)
+    assert audit("coco", tmp_path, pictures="quick").stops == []
+    assert audit("coco", tmp_path, pictures="all").counts["picture-truncated"] == 1
+    (tmp_path / "images" / NAMES[1]).unlink()
+    assert audit("coco", tmp_path, pictures="quick").counts["picture-missing"] == 1
+
+
+def test_a_pixel_format_that_exif_leaves_alone(tmp_path):
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(path, exif=exif)
+    assert pictures.probe(str(path))[2] == (10, 20)
+    assert pictures.probe(str(path), exif=False)[2] == (20, 10)
+
+
+@pytest.mark.parametrize("mode, name", [("CMYK", "a.jpg"), ("L", "a.png"), ("I;16", "a.png"), ("RGBA", "a.webp")])
+def test_pictures_that_hosts_read(mode, name, tmp_path):
+    Image.new(mode, (20, 10)).save(tmp_path / name)
+    assert pictures.probe(str(tmp_path / name)) == ("", "", (20, 10))
+
+
+def test_bytes_after_a_jpegs_end_are_no_fault(tmp_path):
+    picture(tmp_path / "a.jpg", 0)
+    with open(tmp_path / "a.jpg", "ab") as file:
+        file.write(b"from a camera")
+    assert pictures.probe(str(tmp_path / "a.jpg"))[0] == ""
+
+
+def test_hidden_folders_become_classes(tmp_path):
+    make_folders(tmp_path)
+    (tmp_path / "train/.ipynb_checkpoints").mkdir()
+    report = audit_folders(tmp_path / "train")
+    assert report.counts == {"folder-hidden": 1} and "'.ipynb_checkpoints'" in report.stops[0]
+
+
+def test_folders_that_are_called_otherwise_than_the_classes(tmp_path):
+    make_folders(tmp_path)
+    assert audit_folders(tmp_path / "train", classes=("n01", "n02", "n03")).lines() == []
+    assert audit_folders(tmp_path / "no such").counts == {"folder-missing": 1}
+
+
+def dataset(root: Path, kind: str, **settings) -> dict:
+    if kind == "coco":
+        prefix, metainfo = dict(img="images/"), dict(classes=CLASSES)
+        named = dict(data_root=str(root), ann_file="train.json", data_prefix=prefix, metainfo=metainfo)
+        return dict(dict(type="mmdet.CocoDataset", **named), **settings)
+    if kind == "pairs":
+        prefix, metainfo = dict(img_path="img", seg_map_path="map"), dict(classes=CLASSES)
+        return dict(type="mmseg.BaseSegDataset", data_root=str(root), data_prefix=prefix, metainfo=metainfo, **settings)
+    return dict(dict(type="mmpretrain.CustomDataset", data_prefix=str(root / "train"), ann_file=""), **settings)
+
+
+def config(scope: str, **loaders) -> Config:
+    return Config(dict(default_scope=scope, **{f"{key}_dataloader": dict(dataset=v) for key, v in loaders.items()}))
+
+
+def test_a_configs_sets_inside_wrappers(tmp_path):
+    make_coco(tmp_path)
+    inner = dataset(tmp_path, "coco", metainfo=dict(classes=("circle", "sqare", "star")))
+    wrapped = dict(type="RepeatDataset", times=3, dataset=dict(type="ConcatDataset", datasets=[inner, inner]))
+    (report,) = audit_config(config("mmdet", train=dict(type="MultiImageMixDataset", dataset=wrapped, pipeline=[])))
+    assert report.counts["class-unknown"] == 1
+
+
+def test_masks_count_where_the_config_uses_them(tmp_path):
+    make_coco(tmp_path)
+    edit(tmp_path, lambda content: find(content, 12).pop("segmentation"))
+    boxes = dict(type="LoadAnnotations", with_bbox=True)
+    masks = dict(type="RandomChoice", transforms=[[dict(type="mmdet.LoadAnnotations", with_mask=True)]])
+    for steps, wanted in ([boxes], 0), ([boxes, masks], 1):
+        (report,) = audit_config(config("mmdet", train=dataset(tmp_path, "coco", pipeline=steps)))
+        assert len(report.stops) == wanted
+    cfg = config("mmdet", val=dataset(tmp_path, "coco", test_mode=True))
+    for metric, wanted in ("bbox", 0), (["bbox", "segm"], 1):
+        cfg.val_evaluator = dict(type="CocoMetric", metric=metric)
+        (report,) = audit_config(cfg)
+        assert report.use == "evaluate" and len(report.stops) == wanted
+
+
+def test_class_folders_of_validation_that_are_called_otherwise(tmp_path):
+    make_folders(tmp_path)
+    make_folders(tmp_path / "other")
+    (tmp_path / "other/train/star").rename(tmp_path / "other/train/stern")
+    sets = [dataset(root, "folders") for root in (tmp_path, tmp_path / "other")]
+    cfg = config("mmpretrain", train=sets[0], val=sets[1])
+    stops = [line for report in audit_config(cfg) for line in report.stops]
+    line = "class folders of two sets differ: 'star' (not here); 2 in all, also 'stern'"
+    assert stops == [f"{tmp_path}/other/train: {line}"]
+
+
+def test_pairs_of_a_config(tmp_path):
+    make_pairs(tmp_path)
+    (report,) = audit_config(config("mmseg", train=dataset(tmp_path, "pairs")))
+    assert report.lines() == [] and report.pictures == 3
+    (tmp_path / "map/1.png").unlink()
+    (report,) = audit_config(config("mmseg", train=dataset(tmp_path, "pairs")))
+    assert report.counts == {"map-missing": 1}
+
+
+@pytest.mark.parametrize(
+    "leaf, reason",
+    [
+        (dict(type="mmdet.CocoPanopticDataset"), "it reads a form of data that the audit does not know"),
+        (dict(type="mmdet.NoSuchDataset"), "its type is not registered"),
+        (dict(type="mmdet.CocoDataset", ann_file="s3://bucket/a.json"), "it is not on a local disk"),
+        (dict(type="mmdet.CocoDataset", anne_file="a.json"), "it cannot be built: "),
+    ],
+)
+def test_sets_that_are_not_audited_say_so(leaf, reason):
+    (report,) = audit_config(config("mmdet", train=leaf))
+    assert report.lines()[0].startswith(f"not audited: {leaf['type']}: {reason}") and not report.stops
+
+
+def test_sets_made_in_memory_pass():
+    assert audit_config(Config.fromfile(ROOT / "configs/sema-pico_digits.py")) == []
+
+
+def test_pictures_of_validation_that_were_learnt(tmp_path):
+    make_coco(tmp_path)
+    make_coco(tmp_path / "val")
+    for name in NAMES[1:]:
+        picture(tmp_path / "val/images" / name, 99)
+    cfg = config("mmdet", train=dataset(tmp_path, "coco"), val=dataset(tmp_path / "val", "coco"))
+    for _ in range(2):  # the second time from memory
+        notes = [line for report in audit_config(cfg, compare=True) for line in report.notes if "same picture" in line]
+        assert len(notes) == 1 and f"'{tmp_path}/val/images/a.jpg' ({tmp_path}/images/a.jpg)" in notes[0]
+
+
+def test_what_was_fit_is_remembered_until_it_changes(tmp_path, monkeypatch):
+    make_coco(tmp_path)
+    cfg = config("mmdet", train=dataset(tmp_path, "coco"))
+    looked = []
+    inner = mmsema.audit.run.audit_dataset
+    monkeypatch.setattr(mmsema.audit.run, "audit_dataset", lambda *args: looked.append(1) or inner(*args))
+
+    def looks(form: str = "quick") -> bool:
+        looked.clear()
+        audit_config(cfg, pictures=form)
+        return bool(looked)
+
+    assert looks("all") and not looks("all") and not looks("quick") and looks("decode") and not looks("all")
+    picture(tmp_path / "images/a.jpg", 7)  # in place
+    assert looks() and not looks()
+    picture(tmp_path / "images/new.jpg", 8)
+    assert looks() and not looks()
+    cut(tmp_path / "images" / NAMES[2], 0.5)  # in a folder inside
+    assert looks() and looks()  # a set that is not fit is looked at every time
+    picture(tmp_path / "images" / NAMES[2], 2)
+    assert looks() and not looks()
+    edit(tmp_path, lambda content: content["annotations"].pop())
+    assert looks() and not looks()
+    cfg.train_dataloader.dataset.metainfo.classes = CLASSES[:2]
+    assert looks() and not looks()
+    for path in (tmp_path / "cache/mmsema/audit").iterdir():
+        path.write_text("{")
+    assert looks() and not looks()
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
+    make_coco(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (report,) = audit_config(config("mmdet", train=dataset(tmp_path, "coco")))
+    assert not report.stops
+
+
+def test_lvis_names_and_its_missing_iscrowd(tmp_path):
+    make_coco(tmp_path)
+
+    def change(content):
+        for image in content["images"]:
+            image["coco_url"] = f"http://images.cocodataset.org/images/{image.pop('file_name')}"
+        for entry in content["annotations"]:
+            del entry["iscrowd"]
+
+    edit(tmp_path, change)
+    report = audit_coco(tmp_path / "train.json", tmp_path, use="evaluate", lvis=True)
+    assert report.lines() == []
+
+
+def test_a_use_that_is_none():
+    with pytest.raises(ValueError, match="use must be one of train, evaluate, predict, got 'test'"):
+        audit_coco("a.json", os.curdir, use="test")
