@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV_PYTHON = .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-quick test-long scorecard test-openmmlab lint docs
+.PHONY: help env demo test test-quick test-long scorecard test-openmmlab lint types docs
 
 help:
 	@echo "make demo   train a SEMA Mask R-CNN on generated pictures, evaluate it, draw what it sees (CPU, 10 minutes)"
@@ -11,7 +11,7 @@ help:
 	@echo "make test-long    what takes minutes each: under 45 minutes on 2 cores"
 	@echo "make scorecard    what was promised of faulty data, configs, files and long runs, in figures"
 	@echo "make test-openmmlab PYTHON=python3.10   the tests that concern the official OpenMMLab packages, in .venv-openmmlab"
-	@echo "make lint   check the style"
+	@echo "make lint   check style, spelling, links and types"
 	@echo "make docs   build the site of the documentation in docs/_build/html"
 	@echo "make env    make the environment (.venv) that the others run in; they call it themselves"
 
@@ -46,9 +46,16 @@ test-openmmlab:
 	@.venv-openmmlab/bin/python $(PYTEST) -m "not long" --ignore=tests/benchmark --ignore=tests/test_mmseg.py \
 		--ignore=tests/tools/test_host_tools.py --ignore=tests/tools/test_setup_env.py
 
-lint: env
+# style, spelling, types of the public API; links: the site, which fails on one that leads nowhere
+lint: types docs
 	@$(VENV_PYTHON) -m ruff check .
 	@$(VENV_PYTHON) -m ruff format --check .
+	@$(VENV_PYTHON) -m codespell_lib
+
+# mypy reads files, not installed packages: kernels/ must be there under its import name
+types: env
+	@mkdir -p .mypy_cache/packages && ln -sfn ../../kernels .mypy_cache/packages/mmsema_kernels
+	@$(VENV_PYTHON) -m mypy
 
 docs: env
 	@$(VENV_PYTHON) -m sphinx -q -W --keep-going -b html -c docs -d docs/_build/doctrees . docs/_build/html

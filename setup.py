@@ -59,6 +59,7 @@ setup(
     python_requires=">=3.10,<3.13",
     packages=[*find_packages(include=["mmsema", "mmsema.*"]), "mmsema_kernels"],
     package_dir={"mmsema_kernels": "kernels"},
+    package_data={"mmsema": ["py.typed"], "mmsema_kernels": ["py.typed"]},
     install_requires=["torch>=2.1", "torchvision>=0.16"],
     extras_require=EXTRAS,
     cmdclass={"build_py": BuildWithMim},

@@ -21,6 +21,7 @@ exclude_patterns = [".*", "data", "work_dirs", "outputs", "docs/_build"]  # not 
 myst_enable_extensions = ["colon_fence", "attrs_block"]
 myst_heading_anchors = 3
 
+suppress_warnings = ["toc.not_included"]
 nitpicky = True  # a name in a docstring's :func: or :mod: must be on the site
 nitpick_ignore_regex = [("py:(class|exc|data|obj)", ".*")]  # types of signatures: other projects' and Python's own
 
@@ -32,8 +33,6 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"mmsema {release}"
-html_static_path = ["_static"]
-html_css_files = ["site.css"]
 templates_path = ["_templates"]
 html_additional_pages = {"index": "to_docs.html"}
 html_copy_source = False

@@ -288,7 +288,7 @@ def lepe_gate_backward(
     weight: Tensor, bias: Tensor, v: Tensor, attention: Tensor, gate: Tensor, grad: Tensor
 ) -> Tuple[Tensor, Tensor]:
     """The gradients of the sum that is gated and of the gate."""
-    return _forward("gate_grad", weight, bias, v, attention, gate, grad)
+    return _forward("gate_grad", weight, bias, v, attention, gate, grad)  # type: ignore[return-value]
 
 
 def backward(weight: Tensor, x: Tensor, grad: Tensor, residual: bool) -> Tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ column; pair k of either half turns by ``position * 10000 ** (-k / (C / 4))``. S
 of position, so inside a window the window-local coordinates 0..w-1 give the same scores as map coordinates.
 """
 
+from typing import Union
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ ROPE_BASE = 10000.0
 _is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # since torch 2.3
 
 
-def rope_table(positions: int, channels: int, device=None) -> Tensor:
+def rope_table(positions: int, channels: int, device: Union[torch.device, str, None] = None) -> Tensor:
     """Cosines and sines of every angle that coordinates 0..positions-1 need.
 
     Returns:

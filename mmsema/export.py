@@ -7,7 +7,7 @@ import re
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -55,7 +55,9 @@ class _PlainLayout(TorchFunctionMode):
     batches, maps or rows of one.
     """
 
-    def __torch_function__(self, function: Callable, types, args=(), kwargs=None):  # noqa: ANN001
+    def __torch_function__(
+        self, function: Callable, types: Any, args: Tuple = (), kwargs: Optional[dict] = None
+    ) -> Any:
         if function is Tensor.contiguous:
             return args[0].clone(memory_format=torch.contiguous_format)
         result = function(*args, **(kwargs or {}))
@@ -97,7 +99,7 @@ def _export_program(module: nn.Module) -> torch.export.ExportedProgram:
 
     dynamic = torch.export.Dim.DYNAMIC
     # by default sizes of 0 and 1 count as special, and a graph traced with larger ones refuses them
-    with _config.patch(backed_size_oblivious=True), _PlainLayout():
+    with _config.patch(backed_size_oblivious=True), _PlainLayout():  # type: ignore[attr-defined]
         return torch.export.export(
             module, (torch.zeros(TRACED),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
         )
@@ -161,7 +163,7 @@ def load(out: PathLike, format: str) -> Callable[[Tensor], Union[Tensor, Tuple[T
     return lambda image: tuple(torch.from_numpy(a) for a in session.run(None, {"image": image.numpy()}))
 
 
-def compare(module: nn.Module, out: PathLike, format: str, shapes=CHECKED) -> List[Parity]:
+def compare(module: nn.Module, out: PathLike, format: str, shapes: Sequence[Tuple[int, ...]] = CHECKED) -> List[Parity]:
     """Run the file and ``module`` on normally distributed pictures of every shape; reads the file again for that."""
     run, rows = load(out, format), []
     for shape in track(shapes, description="comparing", transient=True):

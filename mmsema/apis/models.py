@@ -3,7 +3,7 @@
 import json
 import warnings
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
+from typing import Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
 from mmengine.config import Config
@@ -134,7 +134,7 @@ def load_model(
         UsageError: there is no such config. CheckpointError: the checkpoint cannot be read or does not fit.
     """
     cfg = config if isinstance(config, Config) else read_config(config)
-    kinds = dict(mmdet=Detector, mmpretrain=Classifier)
+    kinds: Dict[str, Type[Union[Detector, Classifier]]] = dict(mmdet=Detector, mmpretrain=Classifier)
     if cfg.get("default_scope") not in kinds:
         name = config.filename if isinstance(config, Config) else config
         raise UsageError(f"default_scope of {name} must be one of {', '.join(kinds)}, got {cfg.get('default_scope')}")

@@ -123,7 +123,7 @@ class _Output:
             drawn = self.add(path.name, count, frame)
             if drawn is not None:
                 writer = writer or cv2.VideoWriter(
-                    str(target), cv2.VideoWriter_fourcc(*"mp4v"), video.fps, drawn.shape[1::-1]
+                    str(target), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, drawn.shape[1::-1]
                 )
                 writer.write(np.ascontiguousarray(drawn))
         if writer is not None:
@@ -168,7 +168,7 @@ def predict(
     """
     pictures, video = list_inputs(inputs)
     folder = Path(out_dir)
-    if any(path.parent.resolve() == folder.resolve() for path in (pictures or [video])):
+    if any(path.parent.resolve() == folder.resolve() for path in pictures or filter(None, [video])):
         raise UsageError(f"out_dir {folder} holds the inputs, which would be overwritten; name another folder")
     model = load_model(config, checkpoint, device)
     folder.mkdir(parents=True, exist_ok=True)

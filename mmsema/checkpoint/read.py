@@ -6,7 +6,7 @@ import os
 import pickle
 import re
 from pathlib import Path
-from typing import Union
+from typing import Any, BinaryIO, Union
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ _ALLOWED = {
         for name in ("Float64", "Float32", "Int64", "Int32", "UInt32")
     },
 }
-_multiarray = (np._core if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else np.core).multiarray
+_multiarray = getattr(np, "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core").multiarray
 for _module in ("numpy._core", "numpy.core"):  # of numpy 2 and 1
     _ALLOWED[f"{_module}.multiarray._reconstruct"] = _multiarray._reconstruct
     _ALLOWED[f"{_module}.multiarray.scalar"] = _multiarray.scalar
@@ -77,7 +77,7 @@ class _AllowedPickle:
     Unpickler = _AllowedUnpickler
 
     @staticmethod
-    def load(file, **options) -> object:
+    def load(file: BinaryIO, **options: Any) -> object:
         return _AllowedUnpickler(file, **options).load()
 
 

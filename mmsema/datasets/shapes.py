@@ -39,7 +39,7 @@ def _coverage(name: str, center: np.ndarray, radius: float, angle: float, size: 
 
 
 def _color(rng: np.random.Generator, saturation: Tuple[int, int], value: Tuple[int, int]) -> np.ndarray:
-    hsv = np.uint8([[[rng.integers(180), rng.integers(*saturation), rng.integers(*value)]]])
+    hsv = np.array([[[rng.integers(180), rng.integers(*saturation), rng.integers(*value)]]], np.uint8)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR)[0, 0].astype(np.float32)
 
 

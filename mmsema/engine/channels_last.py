@@ -14,7 +14,7 @@ def to_channels_last(model: nn.Module) -> nn.Module:
     mmcv's compiled operators (RoIAlign among them) read a channels_last map as if it were contiguous: wrong numbers, no
     error. So every module from ``mmcv.ops`` gets its inputs made contiguous first.
     """
-    model.to(memory_format=torch.channels_last)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in PyTorch's stub
     for module in model.modules():
         if (
             type(module).__module__.startswith("mmcv.ops")

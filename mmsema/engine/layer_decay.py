@@ -34,7 +34,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if not isinstance(rate, (int, float)) or not 0 < rate <= 1:
             raise ValueError(f"paramwise_cfg['layer_decay_rate'] must be in (0, 1], got {rate!r}")
         backbone = getattr(module, "backbone", None)
-        if not hasattr(backbone, "get_layer_depth"):
+        if backbone is None or not hasattr(backbone, "get_layer_depth"):
             raise ValueError(f"layer_decay_rate needs a backbone with get_layer_depth, got {type(backbone).__name__}")
         names = {parameter: name for name, parameter in module.named_parameters()}
         for group in params:

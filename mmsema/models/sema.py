@@ -1,6 +1,6 @@
 """The SEMA backbone: stem, up to four stages of blocks, one LayerNorm per output."""
 
-from typing import Dict, List, Optional, Sequence, Tuple, Type, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from mmengine.model import BaseModule
@@ -100,7 +100,7 @@ def _parse_out_indices(out_indices: Union[int, Sequence[int]], num_stages: int) 
     return indices
 
 
-def _loud(init_cfg: Union[None, dict, List[dict]]) -> Union[None, dict, List[dict]]:
+def _loud(init_cfg: Any) -> Any:
     """Have ``type='Pretrained'`` mean ours, which raises where mmengine's goes on with what little it loaded."""
     if isinstance(init_cfg, (list, tuple)):
         return [_loud(cfg) for cfg in init_cfg]

@@ -2,6 +2,7 @@
 
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
 
 from ...checkpoint import match_weights
 from ...registry import HOOKS
@@ -20,7 +21,7 @@ class CheckWeights(Hook):
     def __init__(self, min_matched: float) -> None:
         self.min_matched = min_matched
 
-    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         chosen, report = match_weights(model.state_dict(), checkpoint, min_matched=self.min_matched)
         if "state_dict" not in checkpoint or not set(chosen) <= set(checkpoint["state_dict"]):
