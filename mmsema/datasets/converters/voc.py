@@ -1,0 +1,87 @@
+"""Pascal VOC's XML: ``*.xml`` with boxes beside or near the pictures, and lists of names in ``ImageSets/Main``."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import cv2
+from rich.progress import track
+
+from .coco import ConversionError, Picture
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def _object(node: ElementTree.Element, width: int, height: int) -> dict:
+    """A COCO annotation; pixels count from 1 in VOC, and the last belongs to the box.
+
+    Raises:
+        ValueError: the name or a corner is missing, or the box is empty.
+    """
+    name = (node.findtext("name") or "").strip()
+    if not name:
+        raise ValueError("an object has no name")
+    try:
+        left, top, right, bottom = (float(node.findtext(f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax"))
+    except TypeError:
+        raise ValueError(f"a {name} has no bndbox with xmin, ymin, xmax and ymax") from None
+    x, y = max(left - 1, 0), max(top - 1, 0)
+    w, h = min(right, width) - x, min(bottom, height) - y
+    if not (w >= 1 and h >= 1) or right <= left or bottom <= top:
+        raise ValueError(f"the box of a {name} is empty: {left:g}, {top:g}, {right:g}, {bottom:g}")
+    hard = (node.findtext("difficult") or "0").strip() == "1"
+    return dict(category=name, bbox=[x, y, w, h], area=w * h, iscrowd=int(hard), segmentation=[])
+
+
+def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
+    """The pictures that have an XML file anywhere below ``folder``, sorted by the XML's name.
+
+    A box without area is left out; a picture whose XML or file cannot be read, or says another size than the picture
+    has, is left out as a whole. Objects marked difficult become crowds, which training and evaluation pass over.
+
+    Returns:
+        The pictures, and one line for everything that was left out.
+
+    Raises:
+        ConversionError: no XML file there has a picture.
+    """
+    found: Dict[str, List[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            found.setdefault(path.stem, []).append(path)
+    pictures, problems = [], []
+    for file in track(sorted(folder.rglob("*.xml"), key=lambda path: path.stem), "Reading XML"):
+        same = found.get(file.stem, [])
+        if len(same) != 1:
+            problems.append(f"{file} has {len(same)} pictures of its name below {folder}: left out")
+            continue
+        image = cv2.imread(str(same[0]))
+        try:
+            root = ElementTree.parse(file).getroot()
+            if image is None:
+                raise ValueError(f"{same[0]} is not a picture that can be read")
+            height, width = image.shape[:2]
+            said = [root.findtext(f"size/{key}") or str(size) for key, size in (("width", width), ("height", height))]
+            if said not in ([str(width), str(height)], ["0", "0"]):
+                raise ValueError(f"it says {said[0]} x {said[1]}, the picture is {width} x {height}")
+        except (ElementTree.ParseError, ValueError) as error:
+            problems.append(f"{file}: {error}: the picture is left out")
+            continue
+        picture = Picture(same[0], height, width)
+        for node in root.iter("object"):
+            try:
+                picture.objects.append(_object(node, width, height))
+            except ValueError as error:
+                problems.append(f"{file}: {error}: left out")
+        pictures.append(picture)
+    if not pictures:
+        raise ConversionError(f"{folder} has no XML file with a picture of its name" + "".join(problems[:1]))
+    return pictures, problems
+
+
+def voc_split(folder: Path) -> Optional[Tuple[List[str], List[str]]]:
+    """The names to train on and to validate on of ``ImageSets/Main/train.txt`` and ``val.txt``, if both are there."""
+    files = [next(iter(sorted(folder.rglob(f"ImageSets/Main/{name}.txt"))), None) for name in ("train", "val")]
+    if None in files:
+        return None
+    return tuple([line.split()[0] for line in file.read_text().splitlines() if line.strip()] for file in files)

@@ -1,0 +1,155 @@
+"""Find the annotations in a folder of one's own pictures, and bring them to COCO's form."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional, Sequence, Tuple
+
+from .converters.coco import ConversionError, Picture, is_held_out, split, write_coco
+from .converters.masks import describe, read_masks
+from .converters.voc import read_voc, voc_split
+
+OURS = "mmsema"  # the folder that converted annotations are written to, inside the data's
+NAMES = dict(train=("train",), val=("val", "valid", "validation", "test"))
+
+
+@dataclass
+class Part:
+    """An annotation file in COCO's form, the folder that its file names start from, and its content."""
+
+    file: Path
+    pictures: Path
+    content: dict
+
+
+@dataclass
+class OwnData:
+    """What was found: the two parts, the classes in the order of their numbers, and lines for the terminal."""
+
+    train: Part
+    val: Part
+    classes: List[str]
+    lines: List[str]
+    problems: List[str]
+
+
+def _read_coco(file: Path) -> Optional[dict]:
+    """The content of an annotation file, None if the JSON is something else."""
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return None
+    keys = ("images", "annotations", "categories")
+    return content if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys) else None
+
+
+def _picture_folder(file: Path, content: dict, folder: Path) -> Path:
+    """The folder that the file names start from: the first one that has the first picture."""
+    name = next((image.get("file_name", "") for image in content["images"] if isinstance(image, dict)), "")
+    below = sorted((path for path in folder.rglob("*") if path.is_dir()), key=lambda path: len(path.parts))
+    words = [word for word in NAMES["train"] + NAMES["val"] if word in file.relative_to(folder).as_posix().lower()]
+    below.sort(key=lambda path: not any(word in path.name.lower() for word in words))
+    for place in [file.parent, folder, *below]:
+        if name and (place / name).is_file():
+            return place
+    raise ConversionError(f"{file} names {name!r}, which is in no folder below {folder}")
+
+
+def _role(file: Path, folder: Path) -> Optional[str]:
+    """Whether a file's own path says that it is for training or for validation."""
+    text = file.relative_to(folder).as_posix().lower()
+    return next((role for role, words in NAMES.items() if any(word in text for word in words)), None)
+
+
+def _write(folder: Path, name: str, pictures: Sequence[Picture], classes: Sequence[str]) -> Part:
+    file = folder / OURS / f"instances_{name}.json"
+    if not pictures:
+        raise ConversionError(f"no picture is left for {file}; at least one is needed to train and one to validate")
+    description = f"{folder.name}, {name}, written by tools/make_config.py"
+    return Part(file, folder, write_coco(file, pictures, classes, folder, description))
+
+
+def _split_coco(part: Part, folder: Path) -> Tuple[Part, Part]:
+    """Two files for one, by :func:`is_held_out` of the pictures' names; the annotations stay as they are."""
+    parts = []
+    for name, held_out in (("train", False), ("val", True)):
+        images = [i for i in part.content["images"] if is_held_out(Path(str(i.get("file_name"))).stem) == held_out]
+        ids = {image.get("id") for image in images}
+        annotations = [one for one in part.content["annotations"] if one.get("image_id") in ids]
+        file = folder / OURS / f"instances_{name}.json"
+        if not images:
+            raise ConversionError(f"no picture is left for {file}; at least one is needed to train and one to validate")
+        content = dict(part.content, images=images, annotations=annotations)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+        parts.append(Part(file, part.pictures, content))
+    return parts[0], parts[1]
+
+
+def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
+    roles = {}
+    for file in files:
+        roles.setdefault(_role(file, folder) if len(files) > 1 else "train", []).append(file)
+    for role, found in roles.items():
+        best = [
+            file for file in found if role != "val" or "val" in file.relative_to(folder).as_posix().lower()
+        ] or found
+        if role is None or len(best) > 1:
+            names = ", ".join(str(file.relative_to(folder)) for file in (best if role else files))
+            raise ConversionError(
+                f"{folder} has several annotation files ({names}); leave one with train and one with val"
+            )
+        roles[role] = best
+    if "train" not in roles:
+        raise ConversionError(f"{folder} has no annotation file with train in its name: {', '.join(map(str, files))}")
+    read = {role: Part(file, folder, _read_coco(file)) for role, (file,) in roles.items()}
+    for part in read.values():
+        part.pictures = _picture_folder(part.file, part.content, folder)
+    lines = [f"{part.file}: {len(part.content['images'])} pictures" for part in read.values()]
+    if "val" not in read:
+        read["train"], read["val"] = _split_coco(read["train"], folder)
+        lines += [f"{part.file}: {len(part.content['images'])} of them" for part in read.values()]
+    by_id = sorted(read["train"].content["categories"], key=lambda category: category.get("id", 0))
+    used = {one.get("category_id") for part in read.values() for one in part.content["annotations"]}
+    classes = [str(category.get("name")) for category in by_id if category.get("id") in used]
+    return OwnData(read["train"], read["val"], classes, lines, [])
+
+
+def find_own_data(folder: Path, name: str = "object") -> OwnData:
+    """Annotations in COCO's form for the pictures below ``folder``, training and validation.
+
+    In this order: one or two COCO files, told apart by train and val (or test) in their paths; one mask file per object
+    (``<name>/images/*``, ``<name>/masks/*``); VOC's XML, split as ``ImageSets/Main`` says. Where there is no validation
+    part, the pictures are split by :func:`is_held_out`. What is converted or split is written to ``folder/mmsema``; no
+    file of the user's is changed.
+
+    Args:
+        folder: the data.
+        name: the class of objects that are given by masks.
+
+    Raises:
+        ConversionError: nothing was found, or too much.
+    """
+    if not folder.is_dir():
+        raise ConversionError(f"data {folder} is not a folder")
+    files = [path for path in sorted(folder.rglob("*.json")) if folder / OURS not in path.parents and _read_coco(path)]
+    if files:
+        return _own_coco(files, folder)
+    if next(folder.glob("*/masks"), None):
+        pictures, problems, counts = read_masks(folder, name)
+        lines, parts = describe(counts), split(pictures)
+    elif next(folder.rglob("*.xml"), None):
+        pictures, problems = read_voc(folder)
+        names = voc_split(folder)
+        lines = ["split as ImageSets/Main/train.txt and val.txt say"] if names else []
+        sides = [[one for one in pictures if one.path.stem in set(side)] for side in names or ()]
+        parts = tuple(sides) if names else split(pictures)
+    else:
+        raise ConversionError(
+            f"{folder} has no annotations: a COCO file (*.json with images, annotations and categories), "
+            "VOC's (*.xml), or masks (<name>/images/*, <name>/masks/*)"
+        )
+    classes = sorted({one["category"] for picture in pictures for one in picture.objects})
+    train, val = (_write(folder, side, part, classes) for side, part in zip(("train", "val"), parts, strict=True))
+    lines += [f"{part.file}: {len(part.content['images'])} pictures, written" for part in (train, val)]
+    return OwnData(train, val, classes, lines, problems)

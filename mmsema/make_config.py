@@ -1,0 +1,263 @@
+"""Write a detector's config for one's own pictures: sizes, batch and schedule from the data, the audit first."""
+
+import os
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+import numpy as np
+from rich.progress import track
+
+from .datasets.converters.coco import ConversionError
+from .datasets.own import OwnData, Part, find_own_data
+from .engine.config import PathLike, UsageError, require_file
+from .hub import data_folder
+from .models.sema import ARCHITECTURES
+
+LONG_SIDE = 320  # larger pictures are reduced to it, which keeps an iteration below a second on two cores
+CROP = 256
+SMALLEST = 16  # objects that would be smaller than this are trained on in crops of pictures as they are
+PASSES = 2600  # pictures that training sees in all, as often as there are few of them
+BATCH = 4
+
+
+@dataclass
+class Facts:
+    """What the config depends on."""
+
+    pictures: Tuple[int, int]  # to train on, to validate
+    sizes: Counter  # (width, height)
+    sides: np.ndarray  # square roots of the boxes' areas, in pixels
+    most: int  # objects in a picture
+    masks: bool  # every object has one
+
+    @property
+    def long_side(self) -> float:
+        return float(np.median([max(size) for size in self.sizes.elements()]))
+
+
+def read_facts(data: OwnData) -> Facts:
+    """Count and measure what the annotation files say.
+
+    Raises:
+        UsageError: there is nothing to train on.
+    """
+    parts = (data.train.content, data.val.content)
+    annotations = [one for part in parts for one in part["annotations"] if not one.get("iscrowd")]
+    sizes = Counter((image["width"], image["height"]) for part in parts for image in part["images"])
+    if not annotations or not data.train.content["annotations"]:
+        raise UsageError(f"{data.train.file} has no objects to train on")
+    per_picture = Counter((i, one["image_id"]) for i, part in enumerate(parts) for one in part["annotations"])
+    return Facts(
+        pictures=tuple(len(part["images"]) for part in parts),
+        sizes=sizes,
+        sides=np.sqrt([max(one["bbox"][2] * one["bbox"][3], 1) for one in annotations]),
+        most=max(per_picture.values()),
+        masks=all(one.get("segmentation") for one in annotations),
+    )
+
+
+def _pipelines(facts: Facts) -> Tuple[str, float, str]:
+    """Lines of the config that bring pictures to size, by how much objects shrink, and why."""
+    middle, low = np.median(facts.sides), np.percentile(facts.sides, 5)
+    shrink = min(1.0, LONG_SIDE / facts.long_side)
+    smallest = min(min(size) for size in facts.sizes)
+    mixed = max(max(size) for size in facts.sizes) > 2 * LONG_SIDE
+    if smallest >= CROP and (middle * shrink < SMALLEST or (shrink == 1 and mixed)):
+        lines = [
+            f'size_train = dict(type="RandomCrop", crop_size=({CROP}, {CROP}))',
+            'size_test = dict(type="Resize", scale_factor=1.0)  # whole pictures as they are',
+        ]
+        return (
+            "\n".join(lines),
+            1.0,
+            f"crops of {CROP} pixels, because half of the objects are below {middle:.0f} pixels",
+        )
+    side = max(32, int(-(-facts.long_side * shrink // 32) * 32))
+    shrink = side / facts.long_side
+    lines = [
+        f'size_train = dict(type="Resize", scale=({side}, {side}), keep_ratio=True)  # the long side',
+        "size_test = size_train",
+    ]
+    why = f"long side {side}, at which 90 % of the objects are above {low * shrink:.0f} pixels"
+    return "\n".join(lines), shrink, why
+
+
+def _scales(sides: np.ndarray) -> List[int]:
+    """Anchor scales on strides 4 to 32; [4] is boxes of 16 to 128 pixels."""
+    low, high = np.percentile(sides, [5, 95])
+    return [*([2] if low < 12 else []), 4, *([8] if high > 190 else [])]
+
+
+def _path(path: Path, start: Path) -> str:
+    """How a config in ``start`` names a file: from there if both are in one checkout, otherwise as a whole."""
+    root = data_folder().resolve()
+    near = root in start.resolve().parents or root == start.resolve()
+    return os.path.relpath(path.resolve(), start.resolve()) if near else str(path.resolve())
+
+
+def config_text(data: OwnData, facts: Facts, out: Path, folder: Path, arch: str, weights: Optional[str]) -> str:
+    """The config's text."""
+    sizing, shrink, _ = _pipelines(facts)
+    dims = ARCHITECTURES[arch]["embed_dims"]
+    train, val = facts.pictures
+    epochs = int(np.clip(round(PASSES / train), 3, 60))
+    objects = max(100, int(-(-facts.most * 1.2 // 50) * 50))
+    kind = "Mask R-CNN" if facts.masks else "Faster R-CNN"
+    work_dir = f"work_dirs/{out.stem}"
+
+    def part(one: Part) -> str:
+        return f'ann_file="{_relative(one.file, folder)}",\n        data_prefix=dict(img="{_relative(one.pictures, folder)}"),'
+
+    heads = f"bbox_head=dict(num_classes={len(data.classes)})"
+    heads += (
+        f", mask_head=dict(num_classes={len(data.classes)})"
+        if facts.masks
+        else ", mask_head=None, mask_roi_extractor=None"
+    )
+    start = f'load_from = "{weights}"  # what fits of it\n' if weights else ""
+    base = _path(data_folder() / "configs/_base_/mask-rcnn_sema-pico_fpn.py", out.parent)
+    return f'''# {kind}, SEMA-{arch}, on {folder}: {train} pictures to train on, {val} to validate, {len(data.classes)} classes.
+# Written by tools/make_config.py, to be changed as you like.
+# python tools/train.py {out}
+# python tools/test.py {out} {work_dir}/epoch_{epochs}.pth --show-dir pictures
+_base_ = "{base}"
+
+classes = {_tuple(data.classes)}
+model = dict(
+    backbone=dict(arch="{arch}"),
+    neck=dict(in_channels={list(dims)}),
+    rpn_head=dict(anchor_generator=dict(scales={_scales(facts.sides * shrink)})),
+    roi_head=dict({heads}),
+    test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img={objects + 100}), rcnn=dict(max_per_img={objects})),
+)
+{start}
+{sizing}
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations", with_bbox=True, with_mask={facts.masks}),
+    size_train,
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PackDetInputs"),
+]
+test_pipeline = [
+    dict(type="LoadImageFromFile"),
+    size_test,
+    dict(type="LoadAnnotations", with_bbox=True, with_mask={facts.masks}),
+    dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
+]
+data_root = "{folder}/"
+train_dataloader = dict(
+    batch_size={BATCH},
+    dataset=dict(
+        data_root=data_root,
+        {part(data.train)}
+        metainfo=dict(classes=classes),
+        filter_cfg=dict(filter_empty_gt=True, min_size=0),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    dataset=dict(
+        data_root=data_root,
+        {part(data.val)}
+        metainfo=dict(classes=classes),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+metric = {["bbox", "segm"] if facts.masks else ["bbox"]}
+val_evaluator = dict(ann_file=data_root + val_dataloader["dataset"]["ann_file"], metric=metric, classwise=True)
+test_evaluator = val_evaluator
+
+max_epochs = {epochs}  # {epochs * -(-train // BATCH)} iterations
+train_cfg = dict(max_epochs=max_epochs, val_interval={max(1, epochs // 3)})
+param_scheduler = [
+    dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min=1e-5, convert_to_iter_based=True),
+]
+'''
+
+
+def _tuple(names: List[str]) -> str:
+    return (
+        "(" + ", ".join(repr(name).replace("'", '"') if "'" not in name[1:-1] else repr(name) for name in names) + ",)"
+    )
+
+
+def _relative(path: Path, folder: Path) -> str:
+    text = os.path.relpath(path, folder).replace(os.sep, "/")
+    return "" if text == "." else text + ("/" if path.is_dir() else "")
+
+
+def audit(data: OwnData, masks: bool) -> List[str]:
+    """What the audit has to say of both parts.
+
+    Raises:
+        UsageError: the data is not fit for training or evaluation.
+    """
+    from .audit import audit_coco
+
+    lines, stops = [], []
+    for part, use in ((data.train, "train"), (data.val, "evaluate")):
+        report = audit_coco(part.file, part.pictures, data.classes, use=use, masks=masks, progress=track)
+        lines += report.lines()
+        stops += report.stops
+    if stops:
+        raise UsageError("; ".join(stops))
+    return lines
+
+
+def make_config(
+    folder: PathLike,
+    out: PathLike,
+    arch: str = "pico",
+    name: str = "object",
+    weights: Optional[PathLike] = None,
+) -> List[str]:
+    """Find the data below ``folder``, audit it, and write a config for it to ``out``.
+
+    Args:
+        folder: pictures and annotations; see :func:`mmsema.datasets.own.find_own_data`.
+        out: the config, a .py file that does not exist yet.
+        arch: the backbone's.
+        name: the class of objects that are given as masks.
+        weights: a checkpoint to start from.
+
+    Returns:
+        Lines for the person at the terminal.
+
+    Raises:
+        UsageError: an argument or the data cannot be used; one line says why.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.suffix != ".py" or "." in out.stem:
+        raise UsageError(f"out must be a .py file without other dots in its name, got {out}")
+    if out.exists():
+        raise UsageError(f"{out} exists already; remove it or name another file")
+    if arch not in ARCHITECTURES:
+        raise UsageError(f"backbone must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
+    if weights is not None:
+        require_file(str(weights), "weights")
+    try:
+        data = find_own_data(folder, name)
+    except ConversionError as error:
+        raise UsageError(str(error)) from None
+    lines = [*data.lines, *(f"left out: {problem}" for problem in data.problems)]
+    has_masks = all(one.get("segmentation") for one in data.train.content["annotations"] if not one.get("iscrowd"))
+    lines += audit(data, has_masks)
+    facts = read_facts(data)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(config_text(data, facts, out, folder, arch, weights and str(weights)))
+    (width, height), many = facts.sizes.most_common(1)[0]
+    train, val = facts.pictures
+    lines += [
+        f"{train} + {val} pictures of {len(facts.sizes)} sizes, most often {width} x {height} ({many}); {len(facts.sides)} "
+        f"objects of {len(data.classes)} classes ({', '.join(data.classes[:8])}{', ...' if len(data.classes) > 8 else ''}), "
+        f"up to {facts.most} in a picture; {'masks and boxes' if facts.masks else 'boxes alone'}",
+        f"trains on {_pipelines(facts)[2]}",
+        f"wrote {out}; it names the commands that train and test",
+    ]
+    return lines
