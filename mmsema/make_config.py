@@ -1,5 +1,6 @@
 """Write a detector's config for one's own pictures: sizes, batch and schedule from the data, the audit first."""
 
+import json
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -80,7 +81,7 @@ def _pipelines(facts: Facts) -> Tuple[str, float, str]:
         f'size_train = dict(type="Resize", scale=({side}, {side}), keep_ratio=True)  # the long side',
         "size_test = size_train",
     ]
-    why = f"long side {side}, at which 90 % of the objects are above {low * shrink:.0f} pixels"
+    why = f"long side {side}, at which 95 % of the objects are above {low * shrink:.0f} pixels"
     return "\n".join(lines), shrink, why
 
 
@@ -100,7 +101,7 @@ def _path(path: Path, start: Path) -> str:
 def config_text(data: OwnData, facts: Facts, out: Path, folder: Path, arch: str, weights: Optional[str]) -> str:
     """The config's text."""
     sizing, shrink, _ = _pipelines(facts)
-    dims = ARCHITECTURES[arch]["embed_dims"]
+    channels = [ARCHITECTURES[arch]["embed_dims"] * 2**stage for stage in range(4)]
     train, val = facts.pictures
     epochs = int(np.clip(round(PASSES / train), 3, 60))
     objects = max(100, int(-(-facts.most * 1.2 // 50) * 50))
@@ -108,26 +109,26 @@ def config_text(data: OwnData, facts: Facts, out: Path, folder: Path, arch: str,
     work_dir = f"work_dirs/{out.stem}"
 
     def part(one: Part) -> str:
-        return f'ann_file="{_relative(one.file, folder)}",\n        data_prefix=dict(img="{_relative(one.pictures, folder)}"),'
+        where = f"ann_file={_text(_relative(one.file, folder))},\n        "
+        return where + f"data_prefix=dict(img={_text(_relative(one.pictures, folder))}),"
 
-    heads = f"bbox_head=dict(num_classes={len(data.classes)})"
+    heads = f"bbox_head=dict(num_classes={len(data.classes)}), "
     heads += (
-        f", mask_head=dict(num_classes={len(data.classes)})"
-        if facts.masks
-        else ", mask_head=None, mask_roi_extractor=None"
+        f"mask_head=dict(num_classes={len(data.classes)})" if facts.masks else "mask_head=None, mask_roi_extractor=None"
     )
-    start = f'load_from = "{weights}"  # what fits of it\n' if weights else ""
+    start = f"load_from = {_text(weights)}  # what fits of it\n" if weights else ""
     base = _path(data_folder() / "configs/_base_/mask-rcnn_sema-pico_fpn.py", out.parent)
-    return f'''# {kind}, SEMA-{arch}, on {folder}: {train} pictures to train on, {val} to validate, {len(data.classes)} classes.
+    title = f"{kind}, SEMA-{arch}, on {folder}: {train} + {val} pictures, {len(data.classes)} classes"
+    return f'''# {title}.
 # Written by tools/make_config.py, to be changed as you like.
 # python tools/train.py {out}
 # python tools/test.py {out} {work_dir}/epoch_{epochs}.pth --show-dir pictures
-_base_ = "{base}"
+_base_ = {_text(base)}
 
-classes = {_tuple(data.classes)}
+classes = ({", ".join(map(_text, data.classes))},)
 model = dict(
     backbone=dict(arch="{arch}"),
-    neck=dict(in_channels={list(dims)}),
+    neck=dict(in_channels={channels}),
     rpn_head=dict(anchor_generator=dict(scales={_scales(facts.sides * shrink)})),
     roi_head=dict({heads}),
     test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img={objects + 100}), rcnn=dict(max_per_img={objects})),
@@ -147,9 +148,10 @@ test_pipeline = [
     dict(type="LoadAnnotations", with_bbox=True, with_mask={facts.masks}),
     dict(type="PackDetInputs", meta_keys=("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")),
 ]
-data_root = "{folder}/"
+data_root = {_text(f"{folder}/")}
 train_dataloader = dict(
     batch_size={BATCH},
+    num_workers=1,
     dataset=dict(
         data_root=data_root,
         {part(data.train)}
@@ -160,6 +162,7 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=1,
+    num_workers=1,
     dataset=dict(
         data_root=data_root,
         {part(data.val)}
@@ -181,10 +184,9 @@ param_scheduler = [
 '''
 
 
-def _tuple(names: List[str]) -> str:
-    return (
-        "(" + ", ".join(repr(name).replace("'", '"') if "'" not in name[1:-1] else repr(name) for name in names) + ",)"
-    )
+def _text(text: str) -> str:
+    """A string as Python writes it, in double quotes."""
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -253,10 +255,11 @@ def make_config(
     out.write_text(config_text(data, facts, out, folder, arch, weights and str(weights)))
     (width, height), many = facts.sizes.most_common(1)[0]
     train, val = facts.pictures
+    classes = ", ".join(data.classes[:8]) + (", ..." if len(data.classes) > 8 else "")
     lines += [
-        f"{train} + {val} pictures of {len(facts.sizes)} sizes, most often {width} x {height} ({many}); {len(facts.sides)} "
-        f"objects of {len(data.classes)} classes ({', '.join(data.classes[:8])}{', ...' if len(data.classes) > 8 else ''}), "
-        f"up to {facts.most} in a picture; {'masks and boxes' if facts.masks else 'boxes alone'}",
+        f"{train} + {val} pictures of {len(facts.sizes)} sizes, most often {width} x {height} ({many} pictures)",
+        f"{len(facts.sides)} objects with {'masks' if facts.masks else 'boxes alone'}, up to {facts.most} in a picture",
+        f"{len(data.classes)} classes: {classes}",
         f"trains on {_pipelines(facts)[2]}",
         f"wrote {out}; it names the commands that train and test",
     ]

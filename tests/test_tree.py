@@ -23,6 +23,7 @@ ROOMS = (
     "engine",
     "apis",
     "analysis",
+    "make_config",
     "export",
     "benchmark",
     "__main__",

@@ -48,7 +48,7 @@ def read_masks(source: Path, category: str) -> Tuple[List[Picture], List[str], C
     if not source.is_dir():
         raise ConversionError(f"source {source} is not a folder")
     pictures, problems, counts = [], [], Counter()
-    folders = sorted(path for path in source.iterdir() if path.is_dir())
+    folders = sorted(path for path in source.iterdir() if any((path / part).is_dir() for part in ("images", "masks")))
     for folder in track(folders, "Reading masks"):
         files = sorted((folder / "images").glob("*"))
         image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED) if len(files) == 1 else None

@@ -92,6 +92,7 @@ def test_a_mask_that_cannot_be_used_is_named(name, tmp_path):
 
 def test_pictures_that_cannot_be_used_are_named(tmp_path):
     write(tmp_path, "good", [square(2, 2)])
+    (tmp_path / "notes").mkdir()  # of no picture
     write(tmp_path, "two", [square(2, 2)])
     (tmp_path / "two/images/other.png").write_bytes((tmp_path / "two/images/two.png").read_bytes())
     (write(tmp_path, "broken", [square(2, 2)]) / "images/broken.png").write_bytes(b"")

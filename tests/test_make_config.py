@@ -1,0 +1,218 @@
+"""tools/make_config.py: from a folder of one's own to a config that trains, in each of the forms that data comes in."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+from mmsema.datasets.shapes import CLASSES, make_shapes
+from mmsema.engine import UsageError
+from mmsema.make_config import make_config
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests/datasets/converters"))
+from test_voc import item, write_voc  # noqa: E402
+
+NAMES = [f"cell{i}" for i in range(10)]  # of which cell3 and cell5 are held out
+
+
+def snapshot(folder: Path) -> dict:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def content(file: str) -> dict:
+    return json.loads(Path(file).read_text())
+
+
+def files(part: dict) -> list:
+    return sorted(Path(image["file_name"]).stem for image in part["images"])
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def loss(config: str) -> float:
+    """Of two pictures as the config loads them, with the gradient computed."""
+    cfg = Config.fromfile(config)
+    init_default_scope(cfg.default_scope)
+    assert len(DATASETS.build(cfg.val_dataloader.dataset)) > 0
+    data = [DATASETS.build(cfg.train_dataloader.dataset)[i] for i in (0, 1)]
+    model = MODELS.build(cfg.model).train()
+    batch = {key: [one[key] for one in data] for key in data[0]}
+    value, _ = model.parse_losses(model(**model.data_preprocessor(batch, True), mode="loss"))
+    value.backward()
+    return value.item()
+
+
+def test_coco_files_are_used_as_they_are(work):
+    make_shapes("data/shapes", dict(train=6, val=2))
+    before = snapshot(work / "data")
+    lines = make_config("data/shapes", "mine.py")
+    assert snapshot(work / "data") == before
+    assert any("with masks" in line for line in lines)
+    cfg = Config.fromfile("mine.py")
+    train, val = cfg.train_dataloader.dataset, cfg.val_dataloader.dataset
+    assert (train.ann_file, train.data_prefix.img) == ("annotations/instances_train.json", "train/")
+    assert (val.ann_file, val.data_prefix.img) == ("annotations/instances_val.json", "val/")
+    assert tuple(cfg.classes) == CLASSES and cfg.model.roi_head.mask_head.num_classes == 4
+    assert cfg.val_evaluator.metric == ["bbox", "segm"] and cfg.max_epochs == 60
+    assert loss("mine.py") > 0
+
+
+def test_one_coco_file_is_split_by_the_names_hash(work):
+    make_shapes("data", dict(train=10))
+    file = work / "data/annotations/instances_train.json"
+    whole = content(file)
+    for image, name in zip(whole["images"], NAMES, strict=True):
+        (work / "data/train" / image["file_name"]).rename(work / f"data/train/{name}.jpg")
+        image["file_name"] = f"{name}.jpg"
+    file.write_text(json.dumps(whole))
+    before = snapshot(work / "data")
+    make_config("data", "mine.py")
+    assert before.items() <= snapshot(work / "data").items()
+    train, val = (content(f"data/mmsema/instances_{name}.json") for name in ("train", "val"))
+    assert files(val) == ["cell3", "cell5"] and files(train) == sorted({*NAMES} - {"cell3", "cell5"})
+    assert len(train["annotations"]) + len(val["annotations"]) == len(whole["annotations"])
+    assert {one["image_id"] for one in val["annotations"]} <= {image["id"] for image in val["images"]}
+    assert loss("mine.py") > 0
+    make_config("data", "again.py")  # its own files are not taken for the user's
+    assert content("data/mmsema/instances_val.json") == val
+
+
+def test_voc_becomes_a_detector_of_boxes(work):
+    boxes = [item("cat", 20, 20, 50, 50), item('dog\'s "friend"', 60, 30, 80, 55)]
+    for name in NAMES:
+        write_voc(work / "data", name, *boxes, item("cat", 9, 9, 9, 9), size=(100, 120))
+    lists = work / "data/ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("\n".join(NAMES[:7]))
+    (lists / "val.txt").write_text("\n".join(NAMES[7:9]))
+    lines = make_config("data", "mine.py", arch="tiny")
+    assert sum(line.startswith("left out: ") and "the box of a cat is empty" in line for line in lines) == 10
+    assert files(content("data/mmsema/instances_train.json")) == NAMES[:7]
+    assert files(content("data/mmsema/instances_val.json")) == NAMES[7:9]
+    cfg = Config.fromfile("mine.py")
+    assert tuple(cfg.classes) == ("cat", 'dog\'s "friend"') and cfg.model.roi_head.mask_head is None
+    assert cfg.model.neck.in_channels == [64, 128, 256, 512] and cfg.val_evaluator.metric == ["bbox"]
+    assert loss("mine.py") > 0
+
+
+def write_masks(root: Path, size=(300, 300), count: int = 2) -> None:
+    for name in NAMES:
+        for folder in ("images", "masks"):
+            (root / name / folder).mkdir(parents=True)
+        picture = np.random.default_rng(0).integers(0, 255, (*size, 4), np.uint8)
+        cv2.imwrite(str(root / name / f"images/{name}.png"), picture)
+        for i in range(count):
+            mask = np.zeros(size, np.uint8)
+            mask[10:20, 12 * i + 10 : 12 * i + 20] = 255
+            cv2.imwrite(str(root / name / f"masks/{i}.png"), mask)
+
+
+def test_masks_of_small_objects_are_trained_on_in_crops(work):
+    write_masks(work / "data", count=22)
+    before = snapshot(work / "data")
+    lines = make_config("data", "mine.py", name="nucleus")
+    assert before.items() <= snapshot(work / "data").items()
+    cfg = Config.fromfile("mine.py")
+    assert tuple(cfg.classes) == ("nucleus",)
+    assert cfg.size_train == dict(type="RandomCrop", crop_size=(256, 256)) and any(
+        "crops of 256" in one for one in lines
+    )
+    assert cfg.model.rpn_head.anchor_generator.scales == [2, 4]
+    assert files(content("data/mmsema/instances_val.json")) == ["cell3", "cell5"]
+    assert loss("mine.py") > 0
+
+
+def test_sizes_and_schedule_follow_the_pictures(work):
+    write_voc(work / "data", "cell3", item("cat", 100, 100, 700, 700), size=(1500, 2000))
+    for i in range(8):
+        write_voc(work / "data", f"b{i}", *[item("cat", 100, 100, 900, 800)] * 101, size=(1500, 2000))
+    make_config("data", "mine.py")
+    cfg = Config.fromfile("mine.py")
+    assert cfg.size_train == dict(type="Resize", scale=(320, 320), keep_ratio=True) == cfg.size_test
+    assert cfg.model.rpn_head.anchor_generator.scales == [4] and cfg.model.test_cfg.rcnn.max_per_img == 150
+    assert cfg.max_epochs == 60 and cfg.train_cfg.val_interval == 20
+
+
+def test_a_config_elsewhere_finds_its_base(work):
+    make_shapes("data", dict(train=2, val=1))
+    make_config("data", "deep/er/mine.py")
+    assert os.path.isabs(Path("deep/er/mine.py").read_text().split('_base_ = "')[1].split('"')[0])
+    Config.fromfile("deep/er/mine.py")
+
+
+def faulty(work: Path, case: str) -> None:
+    if case == "missing picture":
+        next((work / "data/train").iterdir()).unlink()
+    elif case == "two for training":
+        file = work / "data/annotations/instances_train.json"
+        (work / "data/annotations/other_train.json").write_bytes(file.read_bytes())
+    elif case == "nothing":
+        (work / "data/annotations/instances_train.json").write_text("[]")
+        (work / "data/annotations/instances_val.json").write_text("{}")
+    elif case == "no objects":
+        file = work / "data/annotations/instances_train.json"
+        file.write_text(json.dumps(dict(content(file), annotations=[])))
+    elif case == "there already":
+        (work / "mine.py").write_text("mine")
+
+
+CASES = {
+    "missing picture": "annotations/instances_train.json: ",
+    "two for training": "several annotation files (annotations/instances_train.json, annotations/other_train.json)",
+    "nothing": "data has no annotations: a COCO file",
+    "no objects": "instances_train.json",
+    "there already": "mine.py exists already",
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_data_that_is_not_fit_is_one_line_and_no_config(case, work):
+    make_shapes("data", dict(train=3, val=1))
+    faulty(work, case)
+    with pytest.raises(UsageError) as error:
+        make_config("data", "mine.py")
+    assert CASES[case] in str(error.value) and "\n" not in str(error.value)
+    assert not Path("mine.py").exists() or Path("mine.py").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (dict(folder="nowhere"), "data nowhere is not a folder"),
+        (dict(out="mine.json"), "out must be a .py file"),
+        (dict(arch="huge"), "backbone must be one of pico, tiny, small, base, got 'huge'"),
+        (dict(weights="nowhere.pth"), "weights nowhere.pth is not a file"),
+    ],
+)
+def test_arguments_are_checked(arguments, words, work):
+    with pytest.raises(UsageError, match=words):
+        make_config(**dict(dict(folder=".", out="mine.py"), **arguments))
+
+
+@pytest.mark.slow
+def test_from_a_folder_to_pictures_as_the_page_says(work):
+    """Make, train (one iteration), test and look, with the commands that the config names."""
+    write_masks(work / "data/cells", size=(64, 64), count=3)
+    run = [sys.executable, str(ROOT / "tools/make_config.py"), "data/cells", "cells.py", "--name", "cell"]
+    assert subprocess.run(run, capture_output=True, text=True).returncode == 0
+    named = [line[2:].split() for line in Path("cells.py").read_text().splitlines() if line.startswith("# python ")]
+    assert [command[1] for command in named] == ["tools/train.py", "tools/test.py"]
+    short = ["--cfg-options", "train_cfg.max_epochs=1", "train_dataloader.dataset.indices=4"]
+    for (_, tool, *arguments), options in zip(named, (short, []), strict=True):
+        arguments = [argument.replace("epoch_60.pth", "epoch_1.pth") for argument in arguments]
+        done = subprocess.run([sys.executable, str(ROOT / tool), *arguments, *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    drawn = sorted(Path("work_dirs/cells").glob("*/pictures/*.png"))
+    assert [path.stem for path in drawn] == ["cell3", "cell5"]
