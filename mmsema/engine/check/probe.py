@@ -1,0 +1,100 @@
+"""Run parts of a model without numbers: nothing is allocated, and the shapes of what comes out are known in seconds."""
+
+import contextlib
+import copy
+import io
+import warnings
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+
+SIZES = (224, 256, 512)  # pixels; some backbones take one size only, and say so
+
+
+class _OnMeta(TorchFunctionMode):
+    """Tensors that will be parameters are made on the device meta; those that constructors compute with stay real."""
+
+    MAKERS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if function in self.MAKERS:
+            kwargs.setdefault("device", "meta")
+        return function(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """No warnings, nothing printed, and the random state as it was."""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def build(cfg: dict, scope: str) -> nn.Module:
+    """The module of a config, without memory for its weights; if that fails, as the runner would build it."""
+    cfg = copy.deepcopy(cfg)
+    for key in ("init_cfg", "dcn"):  # deformable convolutions of mmcv run on numbers only, and change no channels
+        cfg.pop(key, None)
+    if cfg.get("pretrained"):
+        cfg["pretrained"] = False if cfg["pretrained"] is True else None
+    with quietly(), DefaultScope.overwrite_default_scope(scope):
+        registry = MODELS._search_child(scope) or MODELS
+        try:
+            with _OnMeta():
+                return registry.build(copy.deepcopy(cfg))
+        except Exception:
+            return registry.build(cfg)
+
+
+class Probe:
+    """A context in which modules take and give tensors without numbers."""
+
+    def __init__(self) -> None:
+        self.mode = FakeTensorMode()
+
+    def run(self, module: nn.Module, *inputs: Any) -> Any:
+        """What the module makes of the inputs; raises whatever it raises."""
+        with quietly(), self.mode, torch.no_grad():
+            for part in module.modules():
+                for name, parameter in part._parameters.items():
+                    if parameter is not None:
+                        empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                        part._parameters[name] = nn.Parameter(empty, requires_grad=False)
+                for name, buffer in part._buffers.items():
+                    if buffer is not None:
+                        part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+            module.eval()
+            return module(*inputs)
+
+    def maps(self, backbone: nn.Module, cfg: dict) -> Optional[Tuple[List[Tensor], int]]:
+        """What a backbone gives for a picture, and the side of that picture; None if that cannot be told."""
+        channels = cfg.get("in_channels", cfg.get("in_chans", 3))
+        side = cfg.get("img_size")
+        side = side[0] if isinstance(side, (list, tuple)) and side else side
+        for size in (*([side] if isinstance(side, int) else []), *SIZES):
+            with contextlib.suppress(Exception):
+                with self.mode:
+                    picture = torch.empty(1, channels if isinstance(channels, int) else 3, size, size)
+                found = tensors(self.run(backbone, picture))
+                if found is not None:
+                    return found, size
+        return None
+
+
+def tensors(output: Union[Tensor, Sequence[Tensor], Dict[str, Tensor]]) -> Optional[List[Tensor]]:
+    """The output as a list of tensors, or None if it is something else."""
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, (list, tuple)) and output and all(isinstance(one, Tensor) for one in output):
+        return list(output)
+    return None
+
+
+def channels(found: Sequence[Tensor]) -> List[int]:
+    """Of maps (B, C, H, W), vectors (B, C) or sequences (B, N, C)."""
+    return [one.shape[-1] if one.ndim == 3 else one.shape[1] for one in found]
