@@ -1,5 +1,5 @@
 from .channels_last import to_channels_last
-from .config import UsageError
+from .errors import UsageError
 from .hooks import CheckWeights
 from .launch import test, train
 from .layer_decay import LayerDecayOptimWrapperConstructor

@@ -3,11 +3,13 @@
 import argparse
 import difflib
 from pathlib import Path
-from typing import List, Union
+from typing import List, Tuple, Union
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 
 from ..hub import data_folder
+from .check import check_config, do_imports, merge_options, read
+from .errors import UsageError
 
 PathLike = Union[str, Path]
 
@@ -25,55 +27,46 @@ DATA_HELP = {
 }
 
 
-class UsageError(Exception):
-    """Something the caller can mend; its text is one line for the person at the terminal."""
-
-
 def require_file(path: str, what: str) -> None:
     if "://" not in path and not Path(path).is_file():
         raise UsageError(f"{what} {path} is not a file")
 
 
 def read_config(config: PathLike) -> Config:
-    """The config of that path, or of that name among those mmsema ships (``sema-t_8xb128_in1k``)."""
-    if str(config).endswith(".py"):
-        if not Path(config).is_file():
-            raise UsageError(f"config {config} is not a file")
-        return Config.fromfile(str(config))
-    shipped = {path.stem: path for path in sorted((data_folder() / "configs").glob("*.py"))}
-    if str(config) not in shipped:
-        near = difflib.get_close_matches(str(config), shipped, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(shipped)}"
-        raise UsageError(f"config {config} is neither a .py file nor the name of a config of mmsema; {hint}")
-    return Config.fromfile(str(shipped[str(config)]))
+    """The config of that path, or of that name among those mmsema ships (``sema-t_8xb128_in1k``), checked."""
+    cfg, faults = _read(config)
+    check_config(cfg, faults)
+    return cfg
+
+
+def _read(config: PathLike) -> Tuple[Config, List[str]]:
+    """A config that need not be right, its imports done, and a line for each import that fails."""
+    path = Path(config)
+    if not path.suffix and not path.exists() and path.parent == Path("."):
+        shipped = {file.stem: file for file in sorted((data_folder() / "configs").glob("*.py"))}
+        if str(config) not in shipped:
+            near = difflib.get_close_matches(str(config), shipped, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(shipped)}"
+            raise UsageError(f"config {config} is neither a .py file nor the name of a config of mmsema; {hint}")
+        path = shipped[str(config)]
+    cfg = read(path)
+    return cfg, do_imports(cfg)
 
 
 def load_config(arguments: argparse.Namespace) -> Config:
-    """Read the config file, merge --cfg-options, choose the work folder, and fit it to the machine."""
-    path = Path(arguments.config)
-    if not path.is_file():
-        siblings = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), siblings, n=3)
-        raise UsageError(f"config {path} is not a file" + (f"; did you mean {' or '.join(near)}?" if near else ""))
-    if path.suffix != ".py":
-        raise UsageError(f"config must be a .py file, got {path}")
-    cfg = Config.fromfile(str(path))
+    """Read the config file, merge --cfg-options, choose the work folder, fit it to the machine, and check it."""
+    cfg, faults = _read(arguments.config)
     cfg.launcher = arguments.launcher
     if arguments.work_dir is not None:
         cfg.work_dir = arguments.work_dir
     elif cfg.get("work_dir") is None:
-        cfg.work_dir = str(Path("work_dirs") / path.stem)
+        cfg.work_dir = str(Path("work_dirs") / Path(arguments.config).stem)
     if cfg.get("default_scope", "mmdet") == "mmpretrain":
         # mmpretrain's models take stacked images; mmdet's take lists, which is mmengine's default
         for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(key):
                 cfg[key] = ConfigDict({"collate_fn": dict(type="default_collate"), **cfg[key]})
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cfg-options", nargs="*", action=DictAction)
-    options = [option for option in arguments.cfg_options if "=" not in option]
-    if options:
-        raise UsageError(f"--cfg-options takes KEY=VALUE, got {options[0]!r}")
-    cfg.merge_from_dict(parser.parse_args(["--cfg-options", *arguments.cfg_options]).cfg_options or {})
+    check_config(cfg, faults + merge_options(cfg, arguments.cfg_options))
     return cfg
 
 

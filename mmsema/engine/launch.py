@@ -14,7 +14,9 @@ from mmengine.runner import Runner, find_latest_checkpoint
 from rich.progress import track
 
 from ..audit import audit_config
-from .config import UsageError, check_data, load_config, require_file
+from .check import problem_of_work_dir
+from .config import check_data, load_config, require_file
+from .errors import UsageError
 from .hooks import CheckWeights
 
 
@@ -82,6 +84,9 @@ def train(arguments: argparse.Namespace) -> None:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UsageError("--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config")
         cfg.auto_scale_lr.enable = True
+    problem = problem_of_work_dir(cfg.work_dir, resume=bool(arguments.resume or cfg.get("resume")))
+    if problem:
+        raise UsageError(problem)
     check_data(cfg, ["train_dataloader", "val_dataloader"])
     _resume(cfg, arguments.resume)
     runner = build_runner(cfg, min_matched=1.0 if cfg.get("resume") else 0.5)

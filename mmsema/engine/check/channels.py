@@ -1,10 +1,10 @@
 """Channels and numbers of maps, from the backbone through the neck to the heads, against what these say they take."""
 
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from torch import Tensor
 
-from .probe import Probe, build, channels, tensors
+from .probe import build, channels, empty_tensors, maps_of, run, tensors
 from .registries import find
 
 Fault = Tuple[str, str]
@@ -37,7 +37,6 @@ class ChannelCheck:
     def __init__(self, model: dict, path: str, scope: str, blamed: Sequence[str]) -> None:
         self.model, self.path, self.scope = model, path, scope
         self.blamed = blamed  # places that have faults already
-        self.probe = Probe()
         self.faults: List[Fault] = []
         self.side = 0  # of the picture, pixels
 
@@ -61,12 +60,12 @@ class ChannelCheck:
                 self.roi_head(self.model["roi_head"], f"{self.path}.roi_head", maps, giver)
         return self.faults
 
-    def make(self, cfg: dict, path: str) -> Optional[Any]:
-        """The module, or None with a fault if it cannot be built, or without one if that has been said already."""
+    def attempt(self, function: Callable, cfg: dict, path: str) -> Any:
+        """``function(cfg, scope)``, or None: with a fault if the part cannot be built, unless it has faults already."""
         if any(place == path or place.startswith((f"{path}.", f"{path}[")) for place in self.blamed):
             return None
         try:
-            return build(cfg, self.scope)
+            return function(cfg, self.scope)
         except Exception as error:
             text = " ".join(str(error).split()) or "no reason given"
             name = getattr(find(cfg.get("type"), ("MODELS",), self.scope), "__name__", cfg.get("type"))
@@ -74,20 +73,18 @@ class ChannelCheck:
             return None
 
     def backbone(self) -> Optional[List[Tensor]]:
-        cfg = self.model["backbone"]
-        module = self.make(cfg, f"{self.path}.backbone")
-        found = self.probe.maps(module, cfg) if module is not None else None
+        found = self.attempt(maps_of, self.model["backbone"], f"{self.path}.backbone")
         if found is None:
             return None
-        maps, self.side = found
-        return maps
+        shapes, self.side = found
+        return empty_tensors(shapes)
 
     def neck(self, cfg: dict, path: str, maps: List[Tensor], giver: str) -> Optional[List[Tensor]]:
-        module = self.make(cfg, path)
+        module = self.attempt(build, cfg, path)
         if module is None:
             return None
         try:
-            return tensors(self.probe.run(module, tuple(maps)))
+            return tensors(run(module, tuple(maps)))
         except Exception:  # an operator without shapes, or a wrong shape
             self.compare(cfg, path, channels(maps), giver)
             return None

@@ -51,39 +51,53 @@ def build(cfg: dict, scope: str) -> nn.Module:
             return registry.build(cfg)
 
 
-class Probe:
-    """A context in which modules take and give tensors without numbers."""
+_MODE = FakeTensorMode()
+Shapes = Tuple[Tuple[int, ...], ...]
 
-    def __init__(self) -> None:
-        self.mode = FakeTensorMode()
 
-    def run(self, module: nn.Module, *inputs: Any) -> Any:
-        """What the module makes of the inputs; raises whatever it raises."""
-        with quietly(), self.mode, torch.no_grad():
-            for part in module.modules():
-                for name, parameter in part._parameters.items():
-                    if parameter is not None:
-                        empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-                        part._parameters[name] = nn.Parameter(empty, requires_grad=False)
-                for name, buffer in part._buffers.items():
-                    if buffer is not None:
-                        part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
-            module.eval()
-            return module(*inputs)
+def run(module: nn.Module, *inputs: Any) -> Any:
+    """What a module makes of tensors without numbers; raises whatever it raises."""
+    with quietly(), _MODE, torch.no_grad():
+        for part in module.modules():
+            for name, parameter in part._parameters.items():
+                if parameter is not None:
+                    empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+                    part._parameters[name] = nn.Parameter(empty, requires_grad=False)
+            for name, buffer in part._buffers.items():
+                if buffer is not None:
+                    part._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+        module.eval()
+        return module(*inputs)
 
-    def maps(self, backbone: nn.Module, cfg: dict) -> Optional[Tuple[List[Tensor], int]]:
-        """What a backbone gives for a picture, and the side of that picture; None if that cannot be told."""
+
+def empty_tensors(shapes: Shapes) -> List[Tensor]:
+    with _MODE:
+        return [torch.empty(shape) for shape in shapes]
+
+
+_known: Dict[str, Optional[Tuple[Shapes, int]]] = {}
+
+
+def maps_of(cfg: dict, scope: str) -> Optional[Tuple[Shapes, int]]:
+    """The shapes that a backbone gives for a picture, and the side of that picture; None if that cannot be told.
+
+    Raises whatever building the backbone raises.
+    """
+    key = f"{scope} {cfg!r}"
+    if key not in _known:
+        backbone = build(cfg, scope)
         channels = cfg.get("in_channels", cfg.get("in_chans", 3))
         side = cfg.get("img_size")
         side = side[0] if isinstance(side, (list, tuple)) and side else side
+        _known[key] = None
         for size in (*([side] if isinstance(side, int) else []), *SIZES):
             with contextlib.suppress(Exception):
-                with self.mode:
-                    picture = torch.empty(1, channels if isinstance(channels, int) else 3, size, size)
-                found = tensors(self.run(backbone, picture))
+                (picture,) = empty_tensors(((1, channels if isinstance(channels, int) else 3, size, size),))
+                found = tensors(run(backbone, picture))
                 if found is not None:
-                    return found, size
-        return None
+                    _known[key] = tuple(tuple(one.shape) for one in found), size
+                    break
+    return _known[key]
 
 
 def tensors(output: Union[Tensor, Sequence[Tensor], Dict[str, Tensor]]) -> Optional[List[Tensor]]:

@@ -1,0 +1,28 @@
+"""Whether a run may write to its work folder."""
+
+import os
+from pathlib import Path
+from typing import Optional
+
+
+def problem_of_work_dir(work_dir: str, resume: bool) -> Optional[str]:
+    """Why a run that starts now cannot or should not use this folder, in one line; None if it can.
+
+    Args:
+        work_dir: need not exist yet.
+        resume: the run goes on from checkpoints; a new one must not write over those of another.
+    """
+    folder = Path(work_dir).absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        return f"work_dir {work_dir}: {there} is a file, not a folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"work_dir {work_dir}: {there} cannot be written to"
+    saved = sorted(path.name for pattern in ("epoch_*", "iter_*") for path in folder.glob(f"{pattern}.pth"))
+    if saved and not resume:
+        names = ", ".join(saved[:3]) + (", ..." if len(saved) > 3 else "")
+        return (
+            f"work_dir {work_dir} has checkpoints of an earlier run ({names}); "
+            "add --resume to go on with it, or name another with --work-dir"
+        )
+    return None
