@@ -8,7 +8,8 @@ from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
 from rich.progress import track
 
 from ..apis import PathLike, read_config
-from ..engine.config import UsageError, check_data
+from ..engine.config import check_data
+from ..engine.errors import UsageError
 
 SMALLEST = 224  # smaller pictures of classes are enlarged, so that the text on them can be read
 

@@ -12,7 +12,8 @@ from mmengine.registry import init_default_scope
 from torch import Tensor
 
 from ..checkpoint import load_weights, read_checkpoint
-from ..engine.config import PathLike, UsageError, read_config
+from ..engine.config import PathLike, read_config
+from ..engine.errors import UsageError
 
 COCO_GAPS = (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)  # the numbers from 1 to 90 that none of COCO's 80 categories has
 

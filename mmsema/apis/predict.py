@@ -10,7 +10,8 @@ import mmcv
 import numpy as np
 from rich.progress import track
 
-from ..engine.config import PathLike, UsageError
+from ..engine.config import PathLike
+from ..engine.errors import UsageError
 from .models import Classifier, Detector, load_model
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import logging
 import warnings
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -29,10 +30,15 @@ class _OnMeta(TorchFunctionMode):
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """No warnings, nothing printed, and the random state as it was."""
-    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """No warnings, nothing printed or logged, and the random state as it was."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # torch reports every operator that refuses a shape
+    try:
+        with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def build(cfg: dict, scope: str) -> nn.Module:
