@@ -1,6 +1,5 @@
-"""Write docs/model_zoo.md, and the table between <!-- zoo --> and <!-- /zoo --> in README.md, from the model index."""
+"""Write docs/model_zoo.md from the model index."""
 
-import re
 from pathlib import Path
 from typing import Dict, List
 
@@ -27,11 +26,11 @@ def load_models() -> List[dict]:
     return [model for file in index["Import"] for model in yaml.safe_load((ROOT / file).read_text())["Models"]]
 
 
-def cells(model: dict, to_root: str) -> Dict[str, str]:
+def cells(model: dict) -> Dict[str, str]:
     """One table row: column name to text."""
     meta = model["Metadata"]
     row = {
-        "Config": f"[{model['Name']}]({to_root}{model['Config']})",
+        "Config": f"[{model['Name']}](../{model['Config']})",
         "Data": meta["Training Data"],
         "Epochs": str(meta.get("Epochs", "")),
         "Parameters (M)": f"{meta['Parameters'] / 1e6:.1f}",
@@ -47,8 +46,8 @@ def cells(model: dict, to_root: str) -> Dict[str, str]:
     return row
 
 
-def table(models: List[dict], to_root: str) -> str:
-    rows = [cells(model, to_root) for model in models]
+def table(models: List[dict]) -> str:
+    rows = [cells(model) for model in models]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     lines = [columns, ["---"] * len(columns), *([row.get(column, "") for column in columns] for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
@@ -61,11 +60,8 @@ def render() -> Dict[Path, str]:
     for model in models:
         task = SECTIONS.get(model["Results"][0]["Task"], "Detection and instance segmentation")
         by_task.setdefault(task, []).append(model)
-    zoo = HEADER + "".join(f"\n## {task}\n\n{table(chosen, '../')}" for task, chosen in by_task.items())
-    readme = (ROOT / "README.md").read_text()
-    block = "<!-- zoo -->\n" + "\n".join(table(chosen, "") for chosen in by_task.values()) + "<!-- /zoo -->"
-    readme = re.sub(r"<!-- zoo -->.*<!-- /zoo -->", lambda _: block, readme, flags=re.DOTALL)
-    return {ROOT / "docs/model_zoo.md": zoo, ROOT / "README.md": readme}
+    zoo = HEADER + "".join(f"\n## {task}\n\n{table(chosen)}" for task, chosen in by_task.items())
+    return {ROOT / "docs/model_zoo.md": zoo}
 
 
 if __name__ == "__main__":
