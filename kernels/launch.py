@@ -36,9 +36,10 @@ def no_triton_on(device: str) -> str:
     return "" if capability >= (8, 0) else f"compute capability {capability[0]}.{capability[1]} is below 8.0"
 
 
-def _is_exporting() -> bool:
-    is_exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
-    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(is_exporting and is_exporting())
+def is_exporting() -> bool:
+    """Whether a graph is made that must hold for every size: tracing, ONNX, torch.export."""
+    exporting = getattr(torch.compiler, "is_exporting", None)  # since torch 2.7
+    return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(exporting and exporting())
 
 
 def choose_backend(requested: Optional[str], device: torch.device, why_not_triton: Callable[[], str]) -> str:
@@ -52,7 +53,7 @@ def choose_backend(requested: Optional[str], device: torch.device, why_not_trito
     if name is None:
         source, name = ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE, "auto")
     if name == "auto":
-        if _is_exporting():
+        if is_exporting():
             return "padded"
         return "triton" if device.type == "cuda" and not why_not_triton() else "torch"
     if name not in BACKENDS:

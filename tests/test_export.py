@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmsema import MILA, SEMA, export
+from mmsema import SEMA, export
 from mmsema.checkpoint import CheckpointError
 from mmsema.engine import UsageError
+from mmsema.models.mixers import AVERAGES, MIXERS
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOL = ROOT / "tools/deployment/export.py"
@@ -38,9 +39,9 @@ def sharpen(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def backbone(cls=SEMA) -> torch.nn.Module:
+def backbone(**options) -> torch.nn.Module:
     torch.manual_seed(0)
-    return sharpen(cls(ARCH, out_indices=0).eval().requires_grad_(False))
+    return sharpen(SEMA(ARCH, out_indices=0, **options).eval().requires_grad_(False))
 
 
 @pytest.fixture
@@ -54,16 +55,26 @@ def assert_equal(module, out, format) -> None:
     rows = export.compare(module, out, format)
     assert [row.shape for row in rows] == list(export.CHECKED) and export.TRACED not in export.CHECKED
     for row in rows:
-        assert 0.5 < row.largest < 10 and row.difference < 1e-5, row
+        assert 0.5 < row.largest < 10 and row.difference < 1e-5 * max(row.largest, 1), row
+
+
+MIXERS_AND_AVERAGES = [dict(mixer=name) for name in MIXERS] + [dict(averaging=name) for name in AVERAGES]
+EXPORTS = [("torchscript", options) for options in MIXERS_AND_AVERAGES] + [
+    pytest.param(
+        "torch_export",
+        options,
+        marks=[needs_new_torch, *([] if options == dict(mixer="sema") else [pytest.mark.long])],
+    )
+    for options in MIXERS_AND_AVERAGES
+]
 
 
 @pytest.mark.parametrize(
-    ("cls", "format"),
-    [(SEMA, "torchscript"), pytest.param(SEMA, "torch_export", marks=needs_new_torch), (MILA, "torchscript")],
+    ("format", "options"), EXPORTS, ids=lambda value: value if isinstance(value, str) else "-".join(value.values())
 )
-def test_backbone_at_unseen_sizes(cls, format, tmp_path, monkeypatch):
+def test_backbone_at_unseen_sizes(format, options, tmp_path, monkeypatch):
     monkeypatch.setenv("MMSEMA_KERNEL", "torch")  # whose graph holds for one size
-    module, out = backbone(cls), tmp_path / f"out{export.SUFFIXES[format]}"
+    module, out = backbone(**options), tmp_path / f"out{export.SUFFIXES[format]}"
     export.export(module, out, format)
     assert_equal(module, out, format)
 

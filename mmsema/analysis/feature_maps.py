@@ -240,8 +240,9 @@ def draw_features(
         raise UsageError(f"{image} is not a picture that can be read")
     loaded = load_model(config, checkpoint, device="cpu")
     backbone = loaded.model.backbone
-    if not isinstance(backbone, SEMA) or backbone.mixer is not SEMAMixer:
-        raise UsageError(f"the backbone must be SEMA, {config} has {type(backbone).__name__}")
+    mixer = backbone.stages[0][0].mixer if isinstance(backbone, SEMA) else None
+    if not isinstance(mixer, SEMAMixer) or mixer.averaging != "mean":
+        raise UsageError(f"the backbone must be SEMA with its own mixer and the mean, {config} has another one")
     images = loaded.prepare(pixels)
     stages, picture = run_stages(backbone, images), shown_picture(images, loaded.cfg)
     folder = Path(out_dir)

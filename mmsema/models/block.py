@@ -1,6 +1,6 @@
 """The Mamba-like block that SEMA keeps from MILA, on channels-last maps."""
 
-from typing import Type
+from typing import Callable
 
 import torch.nn.functional as F
 from mmsema_kernels import depthwise_residual, depthwise_silu
@@ -34,7 +34,9 @@ class MambaLikeBlock(nn.Module):
         x = x + DropPath(MLP(LN2(x)))
     """
 
-    def __init__(self, channels: int, num_heads: int, window_size: int, drop_path: float, mixer: Type[Mixer]) -> None:
+    def __init__(
+        self, channels: int, num_heads: int, window_size: int, drop_path: float, mixer: Callable[[int, int, int], Mixer]
+    ) -> None:
         super().__init__()
         self.cpe1 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.norm1 = nn.LayerNorm(channels)

@@ -1,6 +1,7 @@
 """The SEMA backbone: stem, up to four stages of blocks, one LayerNorm per output."""
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModule
@@ -11,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..registry import register_backbone
 from .block import MambaLikeBlock
-from .mixers import LinearMixer, Mixer, SEMAMixer
+from .mixers import AVERAGES, MIXERS, Mixer
 
 # width C of the first stage (doubled by every further one), blocks per stage, heads per stage
 ARCHITECTURES: Dict[str, dict] = {
@@ -100,6 +101,18 @@ def _parse_out_indices(out_indices: Union[int, Sequence[int]], num_stages: int) 
     return indices
 
 
+def _parse_mixer(mixer: str, averaging: str) -> Callable[[int, int, int], Mixer]:
+    if mixer not in tuple(MIXERS):
+        raise ValueError(f"mixer must be one of {tuple(MIXERS)}, got {mixer!r}")
+    if averaging not in tuple(AVERAGES):
+        raise ValueError(f"averaging must be one of {tuple(AVERAGES)}, got {averaging!r}")
+    if averaging == "mean":
+        return MIXERS[mixer]
+    if mixer != "sema":
+        raise ValueError(f"averaging must be 'mean' unless mixer is 'sema', got {averaging!r} with mixer {mixer!r}")
+    return partial(MIXERS[mixer], averaging=averaging)
+
+
 def _loud(init_cfg: Any) -> Any:
     """Have ``type='Pretrained'`` mean ours, which raises where mmengine's goes on with what little it loaded."""
     if isinstance(init_cfg, (list, tuple)):
@@ -112,6 +125,8 @@ def _loud(init_cfg: Any) -> Any:
 @register_backbone
 class SEMA(BaseModule):
     """Vision backbone whose token mixer is windowed softmax attention plus the mean of all values (arXiv 2506.08297).
+
+    The mixers that SEMA is compared with take its place by name, everything else being equal.
 
     ``forward`` takes images (B, 3, H, W) of any H, W >= 1 and returns a tuple with one contiguous map
     (B, C_i, ceil(H/s_i), ceil(W/s_i)) per entry of ``out_indices``; s = 4, 8, 16, 32 and C_i = C * 2**i.
@@ -126,14 +141,16 @@ class SEMA(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
         norm_eval: keep BatchNorm layers in eval mode (running statistics fixed) while training.
         with_cp: recompute the blocks in backward instead of storing their activations.
+        mixer: "sema", or what it is compared with: "window" (no mean), "softmax" (over all tokens), "linear" (MILA's),
+            "inline", "focused", "mala", "rala". :mod:`mmsema.models.mixers` has their equations and costs.
+        averaging: what "sema" adds to window attention: "mean", "none", "max", "weighted" (softmax-weighted mean, one
+            learned query per head) or "scaled" (the mean times a learned number).
         init_cfg: mmengine's initialisation config, for instance ``dict(type='Pretrained', checkpoint=...)``, which
             reports what it loaded and raises when little matched (:mod:`mmsema.checkpoint`).
 
     Raises:
         TypeError, ValueError: an argument is impossible; the message names it, its value and the choices.
     """
-
-    mixer: Type[Mixer] = SEMAMixer
 
     def __init__(
         self,
@@ -144,11 +161,14 @@ class SEMA(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        mixer: str = "sema",
+        averaging: str = "mean",
         init_cfg: Optional[Union[dict, List[dict]]] = None,
     ) -> None:
         super().__init__(_loud(init_cfg))
         width, depths, num_heads = _parse_arch(arch)
         check_window_size(window_size)
+        make_mixer = _parse_mixer(mixer, averaging)
         if not isinstance(drop_path_rate, (int, float)) or not 0 <= drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), got {drop_path_rate!r}")
         self.out_indices = _parse_out_indices(out_indices, len(depths))
@@ -170,7 +190,7 @@ class SEMA(BaseModule):
                 self.downsamples.append(Downsample(channels // 2))
             self.stages.append(
                 nn.ModuleList(
-                    MambaLikeBlock(channels, num_heads[stage], window_size, rate, self.mixer)
+                    MambaLikeBlock(channels, num_heads[stage], window_size, rate, make_mixer)
                     for rate in rates[first : first + depths[stage]]
                 )
             )
@@ -247,6 +267,27 @@ class SEMA(BaseModule):
 
 @register_backbone
 class MILA(SEMA):
-    """The same macro design and parameters with MILA's linear attention (arXiv 2405.16605), for comparison."""
+    """``SEMA(mixer="linear")``: the same macro design and parameters, MILA's linear attention (arXiv 2405.16605)."""
 
-    mixer = LinearMixer
+    def __init__(
+        self,
+        arch: Union[str, dict] = "tiny",
+        window_size: int = 7,
+        drop_path_rate: float = 0.0,
+        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: Optional[Union[dict, List[dict]]] = None,
+    ) -> None:
+        super().__init__(
+            arch,
+            window_size,
+            drop_path_rate,
+            out_indices,
+            frozen_stages,
+            norm_eval,
+            with_cp,
+            "linear",
+            init_cfg=init_cfg,
+        )

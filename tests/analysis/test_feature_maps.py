@@ -126,7 +126,7 @@ def test_both_sheets_are_drawn(tmp_path, monkeypatch):
     [
         (dict(position=(0.5, 1.5)), "position must be two numbers from 0 to 1"),
         (dict(image="nowhere.png"), "nowhere.png is not a picture"),
-        (dict(config="mila.py"), "the backbone must be SEMA, mila.py has MILA"),
+        (dict(config="mila.py"), "the backbone must be SEMA with its own mixer and the mean, mila.py has another one"),
     ],
 )
 def test_errors_name_what_is_wrong(changes, words, tmp_path, monkeypatch):

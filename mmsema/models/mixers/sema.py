@@ -1,17 +1,36 @@
 """SEMA's mixer (arXiv 2506.08297)."""
 
+from typing import Optional
+
 from mmsema_kernels import rope_table, sema_attention_packed
 from torch import Tensor
 
+from .averaging import AVERAGES
 from .base import Mixer
 
 
 class SEMAMixer(Mixer):
-    """Softmax attention inside windows plus the mean of all values, RoPE in window-local coordinates."""
+    """Softmax attention inside windows plus the mean of all values, RoPE in window-local coordinates.
 
-    def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
+    With s = d ** -0.5, per head, at 2 w^2 d multiply-accumulates a token::
+
+        out_i = sum_{j in i's window} softmax_j(s rope(q_i) . rope(k_j)) v_j + mean(v)
+
+    ``averaging`` names what stands in the mean's place: "mean"; "none"; "max", the largest value of every channel;
+    "weighted", a softmax-weighted mean with one learned query per head; "scaled", the mean times a learned number.
+    """
+
+    scale: Optional[float] = None  # of the scores; None is d ** -0.5
+
+    def __init__(self, channels: int, num_heads: int, window_size: int, averaging: str = "mean") -> None:
         super().__init__(channels, num_heads, window_size)
+        self.averaging = averaging
+        average = AVERAGES[averaging]
+        self.average = None if average is None else average(channels, num_heads)
         self.register_buffer("rope", rope_table(window_size, channels), persistent=False)
 
     def attend(self, qk: Tensor, v: Tensor) -> Tensor:
-        return sema_attention_packed(qk, v, self.num_heads, self.window_size, rope=self.rope)
+        out = sema_attention_packed(
+            qk, v, self.num_heads, self.window_size, scale=self.scale, rope=self.rope, mean=self.averaging == "mean"
+        )
+        return out if self.average is None else (out + self.average(qk, v)).to(out.dtype)

@@ -1,0 +1,23 @@
+"""Softmax attention over all tokens."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .all_tokens import Tokens
+from .base import Mixer
+
+
+class SoftmaxMixer(Mixer):
+    """Softmax attention over all n tokens, RoPE in map coordinates; ``window_size`` plays no part.
+
+    With s = d ** -0.5, per head, at 2 n d multiply-accumulates a token::
+
+        out_i = sum_j softmax_j(s rope(q_i) . rope(k_j)) v_j
+
+    ``scaled_dot_product_attention`` computes it, in the maps' dtype with sums in float32 and in memory linear in n.
+    """
+
+    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+        tokens = Tokens(v, self.num_heads)
+        q, k, v = tokens.split(*tokens.rope(*qk.chunk(2, dim=-1)), v.to(qk.dtype))
+        return tokens.merge(F.scaled_dot_product_attention(q, k, v))
