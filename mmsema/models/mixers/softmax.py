@@ -19,5 +19,5 @@ class SoftmaxMixer(Mixer):
 
     def attend(self, qk: Tensor, v: Tensor) -> Tensor:
         tokens = Tokens(v, self.num_heads)
-        q, k, v = tokens.split(*tokens.rope(*qk.chunk(2, dim=-1)), v.to(qk.dtype))
+        q, k, v = tokens.split(*tokens.rope(*qk.chunk(2, dim=-1)), v)
         return tokens.merge(F.scaled_dot_product_attention(q, k, v))
