@@ -246,7 +246,7 @@ def _check_annotations(
     if masks:
         rows = np.flatnonzero(alive if report.use == "evaluate" else usable)
         masked = [annotations[row] for row in rows]
-        usable[rows] &= check_masks(report, masked, sizes[image[rows]], poly2mask)
+        usable[rows] &= check_masks(report, masked, sizes[image[rows]], usable[rows], poly2mask)
     report.annotations = len(annotations)
     per_image = np.full(len(sizes), -1)
     per_image[image[alive]] = 0

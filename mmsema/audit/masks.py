@@ -100,11 +100,21 @@ def _check_polygons(segmentations: List[list], sizes: np.ndarray) -> tuple:
     return broken, ~broken & ~full
 
 
-def check_masks(report: Report, annotations: List[dict], sizes: np.ndarray, poly2mask: bool = True) -> np.ndarray:
-    """Which annotations' segmentations are usable. ``sizes`` is (N, 2), width and height of their images."""
+def check_masks(
+    report: Report, annotations: List[dict], sizes: np.ndarray, good: np.ndarray, poly2mask: bool = True
+) -> np.ndarray:
+    """Which annotations' segmentations are usable.
+
+    Args:
+        sizes: (N, 2), width and height of the annotations' images.
+        good: (N,), whose boxes and areas are good; the others' masks may well be empty.
+        poly2mask: as mmdet's LoadAnnotations.
+    """
     usable = np.ones(len(annotations), bool)
 
     def add(cause: str, row: int, detail: str = "") -> None:
+        if cause == "mask-empty" and not good[row]:
+            return
         usable[row] &= cause == "polygon-part"
         image = f"image {annotations[row]['image_id']}"
         report.add(cause, f"annotation {annotations[row]['id']}", f"{image}, {detail}" if detail else image)

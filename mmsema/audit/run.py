@@ -112,7 +112,7 @@ def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Pr
     if reader == "BaseSegDataset.load_data_list":
         known_classes = classes if dataset.label_map is None else type(dataset).METAINFO["classes"]
         return audit_pairs(
-            prefix["img_path"],
+            prefix.get("img_path", ""),
             prefix.get("seg_map_path"),
             len(known_classes) if known_classes else None,
             dataset.ann_file,
@@ -125,7 +125,7 @@ def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Pr
     filters = (dataset.filter_cfg or {}) if not dataset.test_mode else {}
     return audit_coco(
         dataset.ann_file,
-        prefix["img"],
+        prefix.get("img", ""),
         None if lvis else classes,  # LVIS' labels follow the file's ids, not names
         masks=masks or with_mask,
         poly2mask=poly2mask,

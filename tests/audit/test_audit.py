@@ -55,6 +55,9 @@ def test_cocos_quirks_are_no_faults(tmp_path):
     for use in ("train", "evaluate", "predict"):
         report = audit("coco", tmp_path, use=use)
         assert report.stops == report.drops == [], report.lines()
+        assert "box-over-the-edge" not in report.counts
+    edit(tmp_path, lambda content: find(content, 21)["bbox"].__setitem__(2, 23.0))  # 66.5 of 64
+    assert audit("coco", tmp_path).counts["box-over-the-edge"] == 1
 
 
 def test_a_part_of_the_classes_may_be_learnt_but_is_named(tmp_path):
@@ -113,6 +116,7 @@ def test_bytes_after_a_jpegs_end_are_no_fault(tmp_path):
     assert pictures.probe(str(tmp_path / "a.jpg"))[0] == ""
 
 
+@pytest.mark.scorecard("data")
 def test_hidden_folders_become_classes(tmp_path):
     make_folders(tmp_path)
     (tmp_path / "train/.ipynb_checkpoints").mkdir()
@@ -164,6 +168,7 @@ def test_masks_count_where_the_config_uses_them(tmp_path):
         assert report.use == "evaluate" and len(report.stops) == wanted
 
 
+@pytest.mark.scorecard("data")
 def test_class_folders_of_validation_that_are_called_otherwise(tmp_path):
     make_folders(tmp_path)
     make_folders(tmp_path / "other")
@@ -268,3 +273,12 @@ def test_lvis_names_and_its_missing_iscrowd(tmp_path):
 def test_a_use_that_is_none():
     with pytest.raises(ValueError, match="use must be one of train, evaluate, predict, got 'test'"):
         audit_coco("a.json", os.curdir, use="test")
+
+
+def test_an_object_of_no_size_in_validation_has_no_mask_either(tmp_path):
+    make_coco(tmp_path)
+    line = dict(segmentation=[[4, 4, 9, 4, 14, 4]], bbox=[4, 4, 10, 0], area=0)
+    edit(tmp_path, lambda content: find(content, 11).update(line))
+    for use in ("train", "evaluate"):
+        report = audit("coco", tmp_path, use=use)
+        assert not report.stops and report.counts["box-no-size"] == 1

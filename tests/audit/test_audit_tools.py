@@ -71,7 +71,7 @@ def test_two_processes_stop_together(tmp_path):
 @pytest.mark.parametrize(
     "name, code, words",
     [
-        ("polygon_nan", 1, ["stop │ polygon-not-finite │", "annotation 11", "not fit for use: 2 faults"]),
+        ("polygon_nan", 1, ["stop │ polygon-not-finite │", "annotation 11", "not fit for use: 2 causes to stop"]),
         ("annotation_of_no_image", 0, ["drop │ annotation-of-no-image │", "annotation 15", "fit for use"]),
     ],
 )

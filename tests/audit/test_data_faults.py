@@ -4,6 +4,7 @@ import pytest
 from faults import FAULTS, MAKE, audit
 
 
+@pytest.mark.scorecard("data")
 @pytest.mark.parametrize("name", FAULTS)
 def test_fault(name, tmp_path):
     FAULTS[name].plant(tmp_path)

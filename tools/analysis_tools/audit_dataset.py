@@ -33,7 +33,7 @@ def main() -> None:
         if report.pictures:
             print(f"{report.source} ({report.use}): {report.pictures} pictures, {report.annotations} annotations")
     stops = sum(len(report.stops) for report in reports)
-    print(f"not fit for use: {stops} faults" if stops else "fit for use")
+    print(f"not fit for use: {stops} causes to stop" if stops else "fit for use")
     sys.exit(1 if stops else 0)
 
 
