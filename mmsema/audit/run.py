@@ -209,7 +209,8 @@ def audit_config(
     init_default_scope(cfg.get("default_scope") or "mmengine")
     jobs, reports = [], []
     for loader in loaders:
-        dataset = (cfg.get(loader) or {}).get("dataset")
+        settings = cfg.get(loader)
+        dataset = settings.get("dataset") if isinstance(settings, dict) else None
         use, masks = _use(cfg, loader)
         for leaf in leaves(dataset) if isinstance(dataset, dict) else ():
             job = (leaf.to_dict() if hasattr(leaf, "to_dict") else dict(leaf), use, masks, pictures, progress)

@@ -150,12 +150,14 @@ def box_infinite(content):
 
 @json_fault(
     "box-no-size",
-    "bbox of zero or negative size: annotation 11 (image 1, bbox [10, 5, -4, 8]); 2 in all, also annotation 12",
-    2,
+    "bbox of zero or negative size: annotation 11 (image 1, bbox [10, 5, -4, 8]); 3 in all, "
+    "also annotation 12, annotation 14",
+    3,
 )
 def boxes_negative_and_zero(content):
     find(content, 11)["bbox"] = [10, 5, -4, 8]
     find(content, 12)["bbox"] = [10, 5, 4, 0]
+    find(content, 14)["bbox"] = [10, 5, 0, 4]
 
 
 @json_fault("box-outside", "bbox outside its picture: annotation 12 (image 1, bbox [64, 5, 10, 10])")

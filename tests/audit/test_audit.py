@@ -1,5 +1,6 @@
 """Quirks that are no faults, sets compared with one another, configs, and what is remembered."""
 
+import gc
 import json
 import os
 from pathlib import Path
@@ -82,6 +83,7 @@ def test_all_faults_are_told_at_once(tmp_path):
     (tmp_path / "images" / NAMES[1]).unlink()
     causes = {"picture-missing", "picture-size", "class-unknown"}
     assert causes <= set(audit("coco", tmp_path).counts)
+    assert gc.isenabled()
 
 
 def test_quick_reads_some_headers_and_looks_for_every_file(tmp_path, monkeypatch):
@@ -201,6 +203,10 @@ def test_pairs_of_a_config(tmp_path):
 def test_sets_that_are_not_audited_say_so(leaf, reason):
     (report,) = audit_config(config("mmdet", train=leaf))
     assert report.lines()[0].startswith(f"not audited: {leaf['type']}: {reason}") and not report.stops
+
+
+def test_a_config_without_a_set_passes():
+    assert audit_config(Config(dict(default_scope="mmdet", train_dataloader=None, val_dataloader=[]))) == []
 
 
 def test_sets_made_in_memory_pass():

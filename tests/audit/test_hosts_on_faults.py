@@ -12,7 +12,7 @@ from mmsema.audit.masks import decode_counts
 
 # annotation ids that remain for training, out of 11, 12, (13: a crowd), 14, 15, 16
 LEFT = dict(
-    boxes_negative_and_zero={14, 15, 16},
+    boxes_negative_and_zero={15, 16},
     box_outside={11, 14, 15, 16},
     area_zero={11, 14, 15, 16},
     category_not_wanted={11, 12, 14, 16},
