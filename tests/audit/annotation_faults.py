@@ -203,6 +203,16 @@ def polygon_of_odd_length(content):
 
 
 @json_fault(
+    "polygon-short",
+    "mask without a polygon of three points or more: annotation 14 "
+    "(image 2, segmentation [[4, 4, 24, 20], [30, 20, 50, 20, 30, 36]])",
+    use="evaluate",
+)
+def first_part_of_two_points_where_evaluated(content):  # pycocotools then takes every part for a box
+    find(content, 14)["segmentation"][0] = [4, 4, 24, 20]
+
+
+@json_fault(
     "polygon-part",
     "part of a mask is no polygon: annotation 14 (image 2, segmentation [[4, 4, 24, 4, 4, 20], [30, 20]])",
 )

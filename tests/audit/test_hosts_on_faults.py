@@ -81,3 +81,9 @@ def test_runs_are_what_pycocotools_encodes():
 def test_texts_that_are_no_runs(text):
     runs = decode_counts(text)
     assert runs is None or runs.sum() != 48 * 64
+
+
+def test_pycocotools_fails_where_evaluation_must_stop():
+    parts = [[4, 4, 24, 20], [30, 20, 50, 20, 30, 36]]
+    with pytest.raises(ValueError):
+        coco_mask.frPyObjects(parts, 48, 64)
