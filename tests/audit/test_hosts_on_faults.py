@@ -85,5 +85,5 @@ def test_texts_that_are_no_runs(text):
 
 def test_pycocotools_fails_where_evaluation_must_stop():
     parts = [[4, 4, 24, 20], [30, 20, 50, 20, 30, 36]]
-    with pytest.raises(ValueError):
+    with pytest.raises(TypeError):
         coco_mask.frPyObjects(parts, 48, 64)
