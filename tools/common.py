@@ -31,12 +31,18 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def run(function, arguments: argparse.Namespace) -> None:
-    """Call ``function(arguments)``; a usage error or unusable checkpoint becomes one line on stderr and exit code 2."""
+    """Call ``function(arguments)``; a usage error or unusable checkpoint becomes one line on stderr and exit code 2.
+
+    A run that fails after it has begun is one line and exit code 1; its log has the traceback.
+    """
     from mmsema.checkpoint import CheckpointError
-    from mmsema.engine import UsageError
+    from mmsema.engine import RunFailed, UsageError
 
     try:
         function(arguments)
     except (UsageError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -8,9 +8,10 @@ def main() -> None:
     parser.add_argument(
         "--resume",
         nargs="?",
-        const="auto",
+        const="latest",
         metavar="CHECKPOINT",
-        help="go on from a checkpoint; without a path from the latest one in the work folder",
+        help="go on from a checkpoint; without a path from the newest in the work folder that loads; "
+        "'auto' does that too, and starts from scratch if there is none",
     )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs a CUDA device)")
     parser.add_argument(

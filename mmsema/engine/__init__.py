@@ -1,7 +1,20 @@
 from .channels_last import to_channels_last
 from .errors import UsageError
-from .hooks import CheckWeights
+from .failure import RunFailed
+from .hooks import CheckFinite, CheckWeights, ExactResume, StopOnSignal, WholeCheckpointHook
 from .launch import test, train
 from .layer_decay import LayerDecayOptimWrapperConstructor
 
-__all__ = ["CheckWeights", "LayerDecayOptimWrapperConstructor", "UsageError", "test", "to_channels_last", "train"]
+__all__ = [
+    "CheckFinite",
+    "CheckWeights",
+    "ExactResume",
+    "LayerDecayOptimWrapperConstructor",
+    "RunFailed",
+    "StopOnSignal",
+    "UsageError",
+    "WholeCheckpointHook",
+    "test",
+    "to_channels_last",
+    "train",
+]

@@ -3,21 +3,23 @@
 import argparse
 import sys
 from functools import partial
-from typing import List, Optional
+from typing import List
 
 import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.hooks import SyncBuffersHook
 from mmengine.registry import RUNNERS
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from rich.progress import track
 
 from ..audit import audit_config
 from .check import problem_of_work_dir
 from .config import check_data, load_config, require_file
 from .errors import UsageError
+from .failure import run_or_fail
 from .hooks import CheckWeights
+from .resume import limit_waiting, protect, resume
 
 
 def build_runner(cfg: Config, min_matched: float) -> Runner:
@@ -38,19 +40,6 @@ def build_runner(cfg: Config, min_matched: float) -> Runner:
     if runner.distributed:  # processes have BatchNorm statistics of their own; one model is to be validated and saved
         runner.register_hook(SyncBuffersHook())
     return runner
-
-
-def _resume(cfg: Config, checkpoint: Optional[str]) -> None:
-    if checkpoint is None:
-        return
-    cfg.resume = True
-    if checkpoint == "auto":
-        cfg.load_from = None
-        if find_latest_checkpoint(cfg.work_dir) is None:
-            print(f"Nothing to resume in {cfg.work_dir}: training starts from scratch")
-    else:
-        require_file(checkpoint, "--resume")
-        cfg.load_from = checkpoint
 
 
 def audit(runner: Runner, loaders: List[str]) -> None:
@@ -88,11 +77,12 @@ def train(arguments: argparse.Namespace) -> None:
     if problem:
         raise UsageError(problem)
     check_data(cfg, ["train_dataloader", "val_dataloader"])
-    _resume(cfg, arguments.resume)
+    resume(cfg, arguments.resume)
+    protect(cfg)
     runner = build_runner(cfg, min_matched=1.0 if cfg.get("resume") else 0.5)
     if arguments.audit:
         audit(runner, ["train_dataloader", "val_dataloader"])
-    runner.train()
+    run_or_fail(runner, runner.train)
 
 
 def test(arguments: argparse.Namespace) -> None:
@@ -100,6 +90,7 @@ def test(arguments: argparse.Namespace) -> None:
     cfg = load_config(arguments)
     require_file(arguments.checkpoint, "checkpoint")
     check_data(cfg, ["test_dataloader"])
+    limit_waiting(cfg)
     cfg.load_from = arguments.checkpoint
     if arguments.show_dir:
         hook, scope = cfg.default_hooks.visualization, cfg.get("default_scope")
@@ -122,4 +113,4 @@ def test(arguments: argparse.Namespace) -> None:
     runner = build_runner(cfg, min_matched=1.0)
     if arguments.audit:
         audit(runner, ["test_dataloader"])
-    runner.test()
+    run_or_fail(runner, runner.test)

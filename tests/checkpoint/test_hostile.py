@@ -89,7 +89,7 @@ def config(folder: Path, iterations: int, save_best: str = None, more: str = "")
 
 
 def arguments(path: Path, **more) -> argparse.Namespace:
-    common = dict(config=str(path), launcher="none", work_dir=None, cfg_options=[])
+    common = dict(config=str(path), launcher="none", work_dir=None, cfg_options=[], audit=False)
     return argparse.Namespace(**common, amp=False, auto_scale_lr=False, out=None, show_dir=None, **more)
 
 
@@ -137,6 +137,7 @@ def is_refused(function: Callable, *arguments) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.scorecard("hostile")
 @pytest.mark.parametrize("old_torch", [False, True])
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("where", CALLS)
@@ -150,11 +151,13 @@ def test_calls_are_refused_wherever_they_hide(where, zipped, old_torch, trained,
     assert canary.exists()
 
 
+@pytest.mark.scorecard("hostile")
 @pytest.mark.parametrize("call", [(eval, "1"), (exec, "1"), (getattr, HistoryBuffer, "__init__")])
 def test_stepping_stones_are_refused(call, trained, tmp_path):
     is_refused(read_checkpoint, hide(trained, tmp_path / "hostile.pth", "deep in meta", Call(*call)))
 
 
+@pytest.mark.scorecard("hostile")
 @pytest.mark.parametrize("old_torch", [False, True])
 def test_scripts_are_refused(old_torch, canary, tmp_path, monkeypatch):
     file = tmp_path / "script.pth"
@@ -259,6 +262,7 @@ OURS = {
 }
 
 
+@pytest.mark.scorecard("hostile")
 @pytest.mark.slow
 @pytest.mark.parametrize("way", [*HOSTS, *OURS])
 def test_every_way_refuses(way, trained, canary, tmp_path, without_guard):
@@ -273,6 +277,7 @@ def test_every_way_refuses(way, trained, canary, tmp_path, without_guard):
         assert canary.exists()
 
 
+@pytest.mark.scorecard("hostile")
 @pytest.mark.parametrize("name", ["http", "torchvision://resnet18"])
 def test_downloads_are_read_alike(name, server, trained, canary, tmp_path, without_guard):
     hide(trained, tmp_path / "hostile.pth", "deep in meta", Call(os.mkdir, str(canary)))
@@ -308,6 +313,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.scorecard("hostile")
 @pytest.mark.slow
 @pytest.mark.parametrize("way", TEXTS)
 def test_text_is_never_executed(way, trained, canary, tmp_path, without_guard):
@@ -339,6 +345,7 @@ def test_our_resume_executes_no_text(trained, canary, tmp_path):
     assert (tmp_path / "work/iter_2.pth").is_file() and not canary.exists()
 
 
+@pytest.mark.scorecard("hostile")
 def test_nothing_outside_the_work_folder_is_deleted(trained, tmp_path, without_guard):
     """mmengine deletes the best checkpoint so far, be it a folder, when there is a better one."""
     victim = tmp_path / "victim"

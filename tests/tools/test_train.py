@@ -46,7 +46,7 @@ def shapes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def trained(shapes) -> Path:
     """The work folder of a detector after one epoch of two iterations."""
-    done = run(shapes, ROOT / "tools/train.py", DETECTOR, "--resume", "--cfg-options", "train_cfg.max_epochs=1")
+    done = run(shapes, ROOT / "tools/train.py", DETECTOR, "--resume", "auto", "--cfg-options", "train_cfg.max_epochs=1")
     assert f"Nothing to resume in work_dirs/{DETECTOR.stem}: training starts from scratch" in done.stdout
     return shapes / "work_dirs" / DETECTOR.stem
 
@@ -211,6 +211,7 @@ def test_missing_coco_is_explained_in_one_line(tmp_path):
         ([ROOT / "configs/sema-t_8xb128_in1k.py"], ["data/imagenet", "image-net.org", "configs/sema-pico_digits.py"]),
         ([DETECTOR], ["data/shapes", "python tools/make_shapes.py data/shapes"]),
         ([CLASSIFIER, "--resume", "nowhere.pth"], ["--resume nowhere.pth is not a file"]),
+        ([CLASSIFIER, "--resume"], ["nothing to resume in work_dirs/sema-pico_digits", "--resume auto"]),
         ([CLASSIFIER, "--cfg-options", "train_cfg.max_epochs"], ["--cfg-options takes KEY=VALUE", "max_epochs"]),
     ],
 )

@@ -1,3 +1,15 @@
+from .check_finite import CheckFinite, NotFiniteError
 from .check_weights import CheckWeights
+from .exact_resume import ExactResume
+from .stop_on_signal import StopOnSignal, end_workers
+from .whole_checkpoints import WholeCheckpointHook
 
-__all__ = ["CheckWeights"]
+__all__ = [
+    "CheckFinite",
+    "CheckWeights",
+    "ExactResume",
+    "NotFiniteError",
+    "StopOnSignal",
+    "WholeCheckpointHook",
+    "end_workers",
+]

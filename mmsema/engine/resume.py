@@ -1,0 +1,122 @@
+"""Which checkpoint a run goes on from, and what keeps it safe while it trains."""
+
+import os
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from mmengine.config import Config, ConfigDict
+
+from ..checkpoint import CheckpointError, read_checkpoint
+from .config import require_file
+from .errors import UsageError
+
+HOOKS = ("mmsema.ExactResume", "mmsema.CheckFinite", "mmsema.StopOnSignal")
+LOADER_TIMEOUT = 300  # seconds in which a worker must give a batch
+
+
+def check_resumable(path: str) -> None:
+    """Raise :class:`CheckpointError` if a checkpoint is damaged or has weights only."""
+    if os.path.isdir(path):  # shards of a model
+        path = os.path.join(path, "rank0.pth")
+    checkpoint = read_checkpoint(path)
+    meta = checkpoint.get("meta")
+    missing = [key for key in ("epoch", "iter") if not isinstance(meta, dict) or key not in meta]
+    missing += [key for key in ("optimizer", "message_hub") if key not in checkpoint]
+    if missing:
+        raise CheckpointError(
+            f"checkpoint {path} has no {', '.join(missing)}: training cannot be resumed from it; to start from its "
+            f"weights leave --resume away and give --cfg-options load_from={path}"
+        )
+
+
+def list_checkpoints(cfg: Config) -> List[str]:
+    """What a work folder offers: what ``last_checkpoint`` names, then the others, newest first."""
+    work_dir = Path(cfg.work_dir)
+    out_dir = ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
+    folder = Path(out_dir) / work_dir.name if out_dir else work_dir
+    files = [path for path in folder.glob("*.pth") if not path.name.startswith("best_")]
+    found = [str(path) for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
+    pointer = work_dir / "last_checkpoint"
+    named = pointer.read_text().strip() if pointer.is_file() else ""
+    same = [path for path in found if named and os.path.realpath(path) == os.path.realpath(named)]
+    if named and not same and os.path.exists(named):
+        same = [named]
+    if found and not same:
+        say(f"{pointer} {f'names {named}, which' if named else 'is empty or'} is not there")
+    return same + [path for path in found if path not in same]
+
+
+def say(text: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr)
+
+
+def find_resumable(cfg: Config) -> Optional[str]:
+    """The newest checkpoint of the work folder that loads; None if it has none at all.
+
+    Raises:
+        UsageError: there are some, and none can be resumed from.
+    """
+    problems = []
+    for path in list_checkpoints(cfg):
+        try:
+            check_resumable(path)
+        except CheckpointError as error:
+            say(str(error))
+            problems.append(path)
+            continue
+        if problems:
+            say(f"going on from {path}, the newest that loads")
+        return path
+    if problems:
+        raise UsageError(f"none of {', '.join(problems)} can be resumed from; the warnings above say why")
+    return None
+
+
+def resume(cfg: Config, checkpoint: Optional[str]) -> None:
+    """Set up a config for ``--resume``: ``latest`` and ``auto`` search its work folder, anything else is a file.
+
+    ``auto``, and ``resume=True`` in the config, start from scratch if there is nothing; ``latest`` is an error then.
+    """
+    if checkpoint is None and cfg.get("resume"):
+        checkpoint = cfg.get("load_from") or "auto"
+    if checkpoint is None:
+        return
+    if checkpoint in ("latest", "auto"):
+        found = find_resumable(cfg)
+        if found is None and checkpoint == "latest":
+            raise UsageError(
+                f"nothing to resume in {cfg.work_dir}; to start from scratch leave --resume away, "
+                "or say --resume auto, which does either"
+            )
+        if found is None:
+            print(f"Nothing to resume in {cfg.work_dir}: training starts from scratch")
+            cfg.resume, cfg.load_from = False, None
+            return
+    else:
+        if not os.path.isdir(checkpoint):
+            require_file(checkpoint, "--resume")
+        check_resumable(checkpoint)
+        found = checkpoint
+    cfg.resume, cfg.load_from = True, found
+
+
+def limit_waiting(cfg: Config) -> None:
+    """Let a worker that hangs be an error, not the end of all news."""
+    for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        loader = cfg.get(key)
+        if isinstance(loader, dict) and loader.get("num_workers", 0) > 0:
+            loader.setdefault("timeout", LOADER_TIMEOUT)
+
+
+def protect(cfg: Config) -> None:
+    """Add to a config what keeps a long run safe: the hooks of docs/reliability.md, and a limit to waiting for data."""
+    limit_waiting(cfg)
+    hooks = cfg.setdefault("default_hooks", ConfigDict())
+    checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
+    if checkpoint is not None and checkpoint.get("type", "CheckpointHook") == "CheckpointHook":
+        checkpoint.type = "mmsema.WholeCheckpointHook"
+    custom = list(cfg.get("custom_hooks") or [])
+    known = {hook.get("type") for hook in custom if isinstance(hook, dict)}
+    cfg.custom_hooks = custom + [ConfigDict(type=name) for name in HOOKS if name not in known]

@@ -1,0 +1,231 @@
+"""Runs that are killed, and what they go on from: the losses are those of a run that was never stopped, bit by bit."""
+
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from runs import At, digits, digits_by_iteration, kill, largest_difference, losses, run, shapes
+
+from mmsema.checkpoint import CheckpointError, read_checkpoint
+from mmsema.engine import UsageError
+from mmsema.engine.resume import check_resumable, protect, resume
+
+
+def averaged(folder: Path, loaders: str = "0") -> Config:
+    """With averaged weights, gradients of two batches accumulated, and saving within epochs."""
+    cfg = digits(folder, loaders)
+    cfg.custom_hooks = [dict(type="EMAHook", momentum=0.1)]
+    cfg.optim_wrapper.accumulative_counts = 2
+    cfg.default_hooks.checkpoint = dict(type="CheckpointHook", by_epoch=False, interval=2, max_keep_ckpts=2)
+    return cfg
+
+
+CASES = dict(
+    epochs=digits,
+    iterations=digits_by_iteration,
+    passes=partial(digits_by_iteration, sampler="DefaultSampler"),
+    detector=shapes,
+    averaged=averaged,
+)
+
+
+def kill_while_writing(runner) -> None:
+    os.fsync = lambda _: kill()
+
+
+# training, workers ("p": persistent), the moment that it is killed at and the iterations done by then
+KILLS = [
+    ("epochs", "0", "after_train_iter", 5),
+    ("epochs", "2", "before_train_iter", 6),
+    ("epochs", "2p", "after_train_iter", 9),
+    ("iterations", "0", "before_train_iter", 5),
+    ("iterations", "2", "after_train_iter", 7),
+    ("iterations", "2p", "before_train_iter", 10),
+    ("passes", "2", "after_train_iter", 7),
+    ("detector", "0", "after_train_iter", 6),
+    ("detector", "2p", "before_train_iter", 9),
+    ("averaged", "2", "after_train_iter", 8),
+    ("epochs", "0", "before_save_checkpoint", 8),  # in the middle of the file
+]
+QUICK = (0, 10)
+
+
+@pytest.fixture(scope="module")
+def never_stopped(tmp_path_factory):
+    """The losses of a run of the case that was left alone, without workers."""
+    folder, done = tmp_path_factory.mktemp("whole"), {}
+
+    def find(case: str) -> dict:
+        if case not in done:
+            run(CASES[case](folder / case))
+            done[case] = losses(folder / case)
+        return done[case]
+
+    return find
+
+
+def check_kill(case: str, workers: str, moment: str, iteration: int, folder: Path, expected: dict) -> float:
+    """Kill a run, resume it, and return the largest difference of a loss."""
+    make = CASES[case]
+    run(make(folder, workers), At(moment, iteration, kill_while_writing if "save" in moment else kill), code=-9)
+    assert 0 < len(losses(folder)) < len(expected)
+    run(make(folder, workers), go_on="latest")
+    assert not list(folder.glob(".*.partial"))
+    return largest_difference(losses(folder), expected)
+
+
+@pytest.mark.scorecard("kill")
+@pytest.mark.parametrize(
+    "number",
+    [number if number in QUICK else pytest.param(number, marks=pytest.mark.slow) for number in range(len(KILLS))],
+)
+def test_killed_and_resumed_is_never_stopped(number, never_stopped, tmp_path):
+    assert check_kill(*KILLS[number], tmp_path / "run", never_stopped(KILLS[number][0])) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["epochs", "iterations", "detector"])
+def test_workers_change_nothing(case, never_stopped, tmp_path):
+    for workers in ("2", "2p"):
+        run(CASES[case](tmp_path / workers, workers))
+        assert losses(tmp_path / workers) == never_stopped(case)
+
+
+@pytest.mark.slow
+def test_seeds_matter_and_samples_differ_from_epoch_to_epoch(never_stopped, tmp_path):
+    """A run without a seed draws one; all its samples would be the same in every epoch if they were seeded by index."""
+    cfg = digits(tmp_path / "other")
+    cfg.randomness = dict(seed=5)
+    run(cfg)
+    assert losses(tmp_path / "other") != never_stopped("epochs")
+    saved = read_checkpoint(tmp_path / "other/epoch_3.pth")["meta"]
+    assert saved["seed"] == 5 and saved["batches"] == dict(done=0, of=4)
+
+
+def test_samples_are_a_function_of_seed_iteration_and_place():
+    from mmsema.engine.hooks.exact_resume import SeededDataset
+
+    class Draws(torch.utils.data.Dataset):
+        def __getitem__(self, index):
+            return index, float(torch.rand(()))
+
+        def __len__(self):
+            return 4
+
+    draws = SeededDataset(Draws(), seed=3, rank=0)
+    assert draws[1, 7, 0] == draws[1, 7, 0] and draws[1, 7, 0][0] == 1
+    values = [draws[1, 7, 0], draws[1, 8, 0], draws[1, 7, 1], SeededDataset(Draws(), 4, 0)[1, 7, 0]]
+    values.append(SeededDataset(Draws(), 3, 1)[1, 7, 0])
+    assert len({value for _, value in values}) == 5
+
+
+def test_more_epochs_than_planned_are_warned_of(tmp_path):
+    run(digits(tmp_path / "run"))
+    cfg = digits(tmp_path / "run")
+    cfg.train_cfg.max_epochs = 4
+    cfg.param_scheduler[1].update(T_max=16, end=16)
+    output = run(cfg, go_on="latest")
+    assert "CosineAnnealingLR: T_max is 16 in the config and 12 in the checkpoint, which counts" in output
+    cfg = digits(tmp_path / "run")
+    cfg.train_cfg.max_epochs = 5
+    cfg.train_dataloader.num_batch_per_epoch = 2
+    assert "an epoch has 2 batches and had 4" in run(cfg, go_on="latest")
+
+
+def config(folder: Path) -> Config:
+    return Config(dict(work_dir=str(folder)))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    """A work folder with the checkpoints of two epochs."""
+    cfg = digits(tmp_path_factory.mktemp("saved") / "run")
+    cfg.train_cfg.max_epochs, cfg.default_hooks.checkpoint.max_keep_ckpts = 2, 2
+    run(cfg)
+    return Path(cfg.work_dir)
+
+
+@pytest.fixture
+def work_dir(saved, tmp_path) -> Path:
+    shutil.copytree(saved, tmp_path / "run")
+    (tmp_path / "run/last_checkpoint").write_text(str(tmp_path / "run/epoch_2.pth"))
+    return tmp_path / "run"
+
+
+def goes_on_from(folder: Path) -> str:
+    cfg = config(folder)
+    resume(cfg, "latest")
+    assert cfg.resume is True
+    return Path(cfg.load_from).name
+
+
+def test_newest_checkpoint_is_taken(work_dir, capsys):
+    assert goes_on_from(work_dir) == "epoch_2.pth" and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", None])
+def test_damaged_newest_falls_back_aloud(content, work_dir, capsys):
+    newest = work_dir / "epoch_2.pth"
+    newest.write_bytes(newest.read_bytes()[:-1000] if content is None else content)
+    assert goes_on_from(work_dir) == "epoch_1.pth"
+    said = capsys.readouterr().err
+    assert f"checkpoint {newest}" in said and "is refused" in said
+    assert f"going on from {work_dir / 'epoch_1.pth'}, the newest that loads" in said
+
+
+@pytest.mark.parametrize("pointer", [None, "", "gone/epoch_9.pth"])
+def test_without_last_checkpoint_the_folder_is_searched(pointer, work_dir, capsys):
+    (work_dir / "last_checkpoint").unlink()
+    if pointer is not None:
+        (work_dir / "last_checkpoint").write_text(pointer)
+    os.utime(work_dir / "epoch_1.pth", (1, 1))
+    assert goes_on_from(work_dir) == "epoch_2.pth"
+    assert "last_checkpoint" in capsys.readouterr().err
+
+
+def test_nothing_to_resume_is_said(tmp_path, capsys):
+    with pytest.raises(UsageError, match="nothing to resume in .*; to start from scratch leave --resume away"):
+        resume(config(tmp_path), "latest")
+    cfg = config(tmp_path)
+    resume(cfg, "auto")
+    assert not cfg.resume and "starts from scratch" in capsys.readouterr().out
+    cfg = Config(dict(work_dir=str(tmp_path), resume=True))
+    resume(cfg, None)
+    assert not cfg.resume and "starts from scratch" in capsys.readouterr().out
+
+
+def test_only_damaged_checkpoints_never_start_anew(work_dir):
+    for name in ("epoch_1.pth", "epoch_2.pth"):
+        (work_dir / name).write_bytes(b"")
+    for how in ("latest", "auto"):
+        with pytest.raises(UsageError, match="none of .*epoch_2.pth.* can be resumed from"):
+            resume(config(work_dir), how)
+
+
+def test_weights_only_are_said(work_dir):
+    weights = work_dir / "weights.pth"
+    torch.save(dict(state_dict=read_checkpoint(work_dir / "epoch_2.pth")["state_dict"]), weights)
+    with pytest.raises(CheckpointError, match="has no epoch, iter, optimizer, message_hub.*load_from=.*weights.pth"):
+        resume(config(work_dir), str(weights))
+    with pytest.raises(UsageError, match="--resume nowhere.pth is not a file"):
+        resume(config(work_dir), "nowhere.pth")
+    check_resumable(str(work_dir / "epoch_2.pth"))
+
+
+def test_protection_is_added_once_and_only_where_it_fits():
+    cfg = Config(dict(train_dataloader=dict(num_workers=2), val_dataloader=dict(num_workers=0)))
+    protect(cfg)
+    protect(cfg)
+    assert cfg.default_hooks.checkpoint.type == "mmsema.WholeCheckpointHook"
+    names = ["mmsema.ExactResume", "mmsema.CheckFinite", "mmsema.StopOnSignal"]
+    assert [hook.type for hook in cfg.custom_hooks] == names
+    assert cfg.train_dataloader.timeout == 300 and "timeout" not in cfg.val_dataloader
+    cfg = Config(
+        dict(default_hooks=dict(checkpoint=dict(type="MyHook")), train_dataloader=dict(num_workers=1, timeout=9))
+    )
+    protect(cfg)
+    assert cfg.default_hooks.checkpoint.type == "MyHook" and cfg.train_dataloader.timeout == 9
