@@ -120,7 +120,7 @@ class CheckFinite(Hook):
         return f"{len(wrong)} of {len(parameters)} gradients are not finite, first {self.names.get(wrong[0], '?')}"
 
     def _describe(self, runner: Runner, what: str) -> str:
-        terms = ", ".join(f"{name}={float(value):.4g}" for name, value in self.terms.items())
+        terms = ", ".join(f"{name}={float(value.detach()):.4g}" for name, value in self.terms.items())
         return (
             f"iteration {runner.iter + 1}: {what}; {terms}; pictures: {pictures(self.batch)}; the weights are those "
             f"after iteration {runner.iter}, nothing is saved"
