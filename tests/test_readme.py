@@ -24,7 +24,25 @@ PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "kernels/READM
 PAGES += sorted((ROOT / "docs").glob("*.md"))
 SCREENS = 110  # lines of README: two screens
 # what a command may begin with that is not ours
-FOREIGN = ("git", "cd", "mim", "pip", "apt", "sudo", "wget", "curl", "unzip", "pre-commit", "twine", "export")
+FOREIGN = (
+    "git",
+    "cd",
+    "python3",
+    ".venv-release/bin/pip",
+    ".venv-release/bin/python",
+    ".venv-release/bin/twine",
+    "mim",
+    "pip",
+    "apt",
+    "sudo",
+    "wget",
+    "curl",
+    "unzip",
+    "pre-commit",
+    "twine",
+    "export",
+)
+MADE = ("configs/mine.py",)  # by the reader
 # folders whose files a page may name; data/ and the like are made by the commands themselves
 FOLDERS = ("configs/", "tools/", "tests/", "docs/", "kernels/", "mmsema/", "requirements/")
 
@@ -73,7 +91,7 @@ def commands() -> List[Block]:
 
 def named_files() -> List[Block]:
     words = [Block(b.page, b.line, word) for b in (*spans(), *commands()) for word in b.text.split()]
-    return [word for word in words if word.text.startswith(FOLDERS)]
+    return [word for word in words if word.text.startswith(FOLDERS) and word.text not in MADE]
 
 
 CONFIG_BLOCKS = [b for b in fenced("python") if re.match(r"_base_|optim_wrapper|model = dict", b.text)]
