@@ -56,7 +56,7 @@ setup(
     long_description_content_type="text/markdown",
     author="The mmsema authors",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     packages=[*find_packages(include=["mmsema", "mmsema.*"]), "mmsema_kernels"],
     package_dir={"mmsema_kernels": "kernels"},
     package_data={"mmsema": ["py.typed"], "mmsema_kernels": ["py.typed"]},
@@ -71,6 +71,7 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
 )

@@ -6,21 +6,24 @@ Safe to interrupt and to run again: every step is repeated or skipped, and the s
 """
 
 import argparse
+import fcntl
 import hashlib
-import json
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
-import sysconfig
 import time
-import zipfile
 from pathlib import Path
 
+import setup_mmcv
+from setup_steps import Step, fail, say
+
 ROOT = Path(__file__).resolve().parents[1]
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmsema"
+TORCH_PACKAGES = re.compile(r"(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
+GO_ON = "run the command again to go on from here"
 DISK_GIB = 9  # the finished environment takes 6 GiB, pip's temporary files up to 3 more
 
 
@@ -31,6 +34,7 @@ class Stack:
         self.name = name
         self.venv = ROOT / venv
         self.python = self.venv / "bin" / "python"
+        self.logs = self.venv / "logs"
         self.stamp = self.venv / "mmsema-ready"
         self.constraints = ROOT / "requirements" / constraints
         self.mmcv = mmcv
@@ -43,9 +47,19 @@ class Stack:
         match = re.search(r"^{}==([^\s;]+)".format(re.escape(name)), self.constraints.read_text(), re.MULTILINE)
         return match.group(1)
 
-    def pip(self, *arguments):
-        quiet = [] if sys.stdout.isatty() else ["--quiet"]
-        return subprocess.call(self.pip_command + list(arguments) + quiet)
+    def pins(self):
+        lines = self.constraints.read_text().splitlines()
+        return [line for line in lines if line and not line.startswith("#")]
+
+    def output(self, code, env=None):
+        """What the environment's Python prints for ``code``."""
+        with open(str(self.logs / "questions.log"), "ab") as log:  # torch's notes, such as "No CUDA runtime is found"
+            return subprocess.check_output([str(self.python), "-c", code], env=env, stderr=log)
+
+    def pip(self, name, log, *arguments):
+        """Start to install ``arguments``. Bytecode is made when a module is first imported, which most never are."""
+        command = self.pip_command + ["install", "--no-compile", "--no-warn-script-location"]
+        return Step(name, command + list(arguments), self.logs / log)
 
 
 STACKS = {
@@ -57,7 +71,7 @@ STACKS = {
             "constraints.txt",
             "onedl-mmcv",
             ["-e", "{}[onedl,dev]".format(ROOT)],
-            ("3.10", "3.11", "3.12"),
+            ("3.10", "3.11", "3.12", "3.13"),
             "make demo PYTHON=python3.11",
         ),
         Stack(
@@ -73,24 +87,19 @@ STACKS = {
 }
 
 
-def fail(message):
-    """End with one line that says what is wrong and what to do."""
-    sys.exit("setup: error: " + message)
-
-
-def say(message):
-    print("setup: " + message, flush=True)
-
-
 def fingerprint(stack):
     parts = [
         stack.constraints.read_bytes(),
-        Path(__file__).read_bytes(),
+        *(path.read_bytes() for path in sorted((ROOT / "tools").glob("setup_*.py"))),
         (ROOT / "setup.py").read_bytes(),
         (ROOT / "pyproject.toml").read_bytes(),
     ]
     parts += [str(ROOT).encode(), sys.version.encode()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def is_ready(stack):
+    return stack.stamp.exists() and stack.stamp.read_text() == fingerprint(stack)
 
 
 def check_machine(stack):
@@ -110,16 +119,6 @@ def check_machine(stack):
             DISK_GIB, ROOT, free))  # fmt: skip
 
 
-def check_compiler():
-    """mmcv's operators are C++: a compiler and Python's headers must be there."""
-    compiler = os.environ.get("CXX") or "c++"
-    if shutil.which(compiler) is None:
-        fail("no C++ compiler ({}) to build mmcv's operators with; on Debian: apt install g++".format(compiler))
-    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
-    if not header.exists():
-        fail("{} is missing, mmcv's operators need it; on Debian: apt install python3-dev".format(header))
-
-
 def make_venv(stack):
     if not stack.python.exists() or subprocess.call(
         stack.pip_command + ["--version"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -133,130 +132,105 @@ def make_venv(stack):
 def install_build_tools(stack):
     """The first, small download; it also shows whether the package index can be reached."""
     tools = ["{}=={}".format(name, stack.pinned(name)) for name in ("setuptools", "wheel", "ninja", "psutil")]
-    if stack.pip("install", "--retries", "1", "--timeout", "20", *tools):
-        fail(
-            "pip could not install {}; check the network, or pip's index-url and proxy settings".format(
-                ", ".join(tools)
-            )
-        )
+    options = ["--retries", "1", "--timeout", "20", "-c", str(stack.constraints)]
+    step = stack.pip("the build tools", "build-tools.log", *options, *tools)
+    if step.wait():
+        step.fail("if pip could not reach its index, check the network, or pip's index-url and proxy settings")
+
+
+def start_other_packages(stack):
+    """Everything but torch, mmcv and mmsema, beside the steps that need only one core or only the network.
+
+    The pins are a whole environment, so pip takes them as they are: without resolving, none can come from here and with
+    torch at the same time. What has no pin on this Python, install_project adds.
+    """
+    left_out = re.compile(TORCH_PACKAGES.pattern + r"|({}|opencv-python-headless)==".format(re.escape(stack.mmcv)))
+    return stack.pip(
+        "the OpenMMLab packages",
+        "packages.log",
+        "--no-deps",
+        "--no-build-isolation",
+        *(pin for pin in stack.pins() if not left_out.match(pin)),
+    )
 
 
 def install_torch(stack):
-    say("installing torch {} (about 2.5 GB to download the first time)".format(stack.pinned("torch")))
-    started = time.time()
-    names = ["{}=={}".format(name, stack.pinned(name)) for name in ("torch", "torchvision", "triton")]
-    if stack.pip("install", "-c", str(stack.constraints), *names):
-        fail("installing torch failed, see above; run the command again to go on from here")
-    say("torch is in place ({:.0f} s)".format(time.time() - started))
-
-
-def accelerator(stack):
-    """'cpu', or 'cuda13.0-sm90' when torch sees a CUDA device."""
-    code = (
-        "import json, torch; ok = torch.cuda.is_available(); "
-        "print(json.dumps([torch.version.cuda, torch.cuda.get_device_capability()] if ok else None))"
+    say(
+        "installing torch {} and the OpenMMLab packages (2.5 GB to download the first time)".format(
+            stack.pinned("torch")
+        )
     )
-    found = json.loads(subprocess.check_output([str(stack.python), "-c", code]).decode().splitlines()[-1])
-    if found is None:
-        return "cpu", {}
-    cuda, (major, minor) = found
-    if shutil.which("nvcc") is None and "CUDA_HOME" not in os.environ:
-        fail("torch sees a CUDA device, but there is no nvcc to build mmcv's operators for it: install the CUDA {} "
-             "toolkit and put nvcc on PATH, or hide the device (CUDA_VISIBLE_DEVICES=) to run on the CPU".format(cuda)
-        )  # fmt: skip
-    arch = "{}.{}".format(major, minor)
-    return "cuda{}-sm{}{}".format(cuda, major, minor), {"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": arch}
-
-
-def build_jobs():
-    """Parallel compilations: one a core, and 2 GiB of memory for each."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return max(1, min(len(os.sched_getaffinity(0)), int(memory // 2)))
-
-
-def mmcv_wheel(stack):
-    """The wheel of mmcv with its operators: from the cache, or built now with visible progress."""
-    version, torch_version = stack.pinned(stack.mmcv), stack.pinned("torch")
-    device, flags = accelerator(stack)
-    tag = "cp{}{}".format(*sys.version_info[:2])
-    folder = (
-        CACHE / "wheels" / "mmcv-{}_torch-{}_{}_{}_{}".format(version, torch_version, device, tag, platform.machine())
-    )
-    for wheel in folder.glob("*.whl"):
-        if zipfile.is_zipfile(str(wheel)):
-            say("mmcv {} with operators for {}: from the cache".format(version, device))
-            return wheel
-    check_compiler()
-    work = folder / "building-{}".format(os.getpid())
-    work.mkdir(parents=True)
-    log = CACHE / "build-mmcv.log"
-    jobs = build_jobs()
-    say("building mmcv {} with operators for {}, {} at a time (7 to 12 minutes on 2 cores); log: {}".format(
-        version, device, jobs, log))  # fmt: skip
-    env = dict(os.environ, MMCV_WITH_OPS="1", MAX_JOBS=str(jobs), **flags)
-    command = stack.pip_command + ["wheel", "-v", "--no-build-isolation", "--no-deps", "--no-cache-dir"]
-    command += ["--no-binary", stack.mmcv, "{}=={}".format(stack.mmcv, version), "-w", str(work)]
-    started, shown = time.time(), -1
-    try:
-        process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        with open(str(log), "wb") as stream:
-            for line in process.stdout:
-                stream.write(line)
-                step = re.match(rb"\s*\[(\d+)/(\d+)\]", line)
-                if step:
-                    done, total = int(step.group(1)), int(step.group(2))
-                    tenth = done if sys.stdout.isatty() else done * 10 // total
-                    if tenth != shown:
-                        shown = tenth
-                        text = "setup:   {}/{} files compiled, {:.0f} s".format(done, total, time.time() - started)
-                        print(text, end="\r" if sys.stdout.isatty() else "\n", flush=True)
-        if process.wait():
-            tail = log.read_text(errors="replace").splitlines()[-15:]
-            print("\n".join(tail))
-            fail("building mmcv failed; the lines above end the log {}".format(log))
-        built = next(work.glob("*.whl"))
-        wheel = folder / built.name
-        os.replace(str(built), str(wheel))  # whole or not at all: an interrupted build leaves nothing behind
-    finally:
-        shutil.rmtree(str(work), ignore_errors=True)
-    say("mmcv is built ({:.0f} s) and kept in {}".format(time.time() - started, folder))
-    return wheel
+    pins = [pin for pin in stack.pins() if TORCH_PACKAGES.match(pin)]
+    step = stack.pip("torch", "torch.log", "--no-deps", *pins)
+    if step.wait():
+        step.fail(GO_ON)
+    say("torch is in place ({:.0f} s)".format(step.seconds()))
 
 
 def install_project(stack, wheel):
-    say("installing the OpenMMLab packages and mmsema")
-    if stack.pip("install", "-c", str(stack.constraints), "--no-build-isolation", str(wheel), *stack.packages):
-        fail("installing the OpenMMLab packages failed, see above; run the command again to go on from here")
+    step = stack.pip(
+        "mmsema", "mmsema.log", "-c", str(stack.constraints), "--no-build-isolation", str(wheel), *stack.packages
+    )
+    if step.wait():
+        step.fail(GO_ON)
     # mmcv asks for opencv-python, imaug for the headless build; they share files, and only the second needs no libGL
     opencv = "opencv-python-headless==" + stack.pinned("opencv-python-headless")
-    if stack.pip("install", "--force-reinstall", "--no-deps", opencv):
-        fail("installing {} failed, see above".format(opencv))
-    if subprocess.call([str(stack.python), "-c", "import mmsema, mmcv.ops, mmdet, mmpretrain, pycocotools"], cwd="/"):
-        fail("the environment does not import, see above; delete {} and run again".format(stack.venv))
+    step = stack.pip("opencv", "opencv.log", "--force-reinstall", "--no-deps", opencv)
+    if step.wait():
+        step.fail(GO_ON)
+    check = [str(stack.python), "-c", "import mmsema, mmcv.ops, mmdet, mmpretrain, pycocotools"]
+    step = Step("importing everything once", check, stack.logs / "imports.log")
+    if step.wait():
+        step.fail("delete {} and run the command again".format(stack.venv))
+
+
+def lock(stack):
+    """Let one set-up work at a time. The file stays locked while a command of an interrupted one still runs."""
+    stream = open(str(stack.constraints))  # noqa: SIM115, locked until it is closed
+    os.set_inheritable(stream.fileno(), True)
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        say("another set-up of {} is at work; waiting for it".format(stack.venv))
+        fcntl.flock(stream, fcntl.LOCK_EX)
+    return stream
+
+
+def make(stack):
+    check_machine(stack)
+    if not any((setup_mmcv.CACHE / "wheels").glob("mmcv-{}_*/*.whl".format(stack.pinned(stack.mmcv)))):
+        setup_mmcv.check_compiler()
+    started = time.time()
+    make_venv(stack)
+    install_build_tools(stack)
+    others = start_other_packages(stack)
+    install_torch(stack)
+    wheel = setup_mmcv.mmcv_wheel(stack)
+    if others.wait():
+        others.fail(GO_ON)
+    install_project(stack, wheel)
+    stack.stamp.write_text(fingerprint(stack))
+    say("the environment is ready ({:.0f} s)".format(time.time() - started))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stack", choices=sorted(STACKS), default="onedl", help="default: %(default)s")
     stack = STACKS[parser.parse_args().stack]
-    if stack.stamp.exists() and stack.stamp.read_text() == fingerprint(stack):
+    if is_ready(stack):
         return
-    check_machine(stack)
-    if not any((CACHE / "wheels").glob("mmcv-{}_*/*.whl".format(stack.pinned(stack.mmcv)))):
-        check_compiler()
-    started = time.time()
-    make_venv(stack)
-    install_build_tools(stack)
-    install_torch(stack)
-    install_project(stack, mmcv_wheel(stack))
-    stack.stamp.write_text(fingerprint(stack))
-    say("the environment is ready ({:.0f} s)".format(time.time() - started))
+    with lock(stack):
+        if not is_ready(stack):
+            make(stack)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("\nsetup: interrupted; run the command again to go on from here")
     except OSError as error:
         fail("{}".format(error))
+    finally:
+        Step.stop_all()
