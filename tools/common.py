@@ -36,8 +36,9 @@ def run(function, arguments: argparse.Namespace) -> None:
     A run that fails after it has begun is one line and exit code 1; its log has the traceback.
     """
     from mmsema.checkpoint import CheckpointError
-    from mmsema.engine import RunFailed, UsageError
+    from mmsema.engine import RunFailed, UsageError, ignore_known_warnings
 
+    ignore_known_warnings()
     try:
         function(arguments)
     except (UsageError, CheckpointError) as error:

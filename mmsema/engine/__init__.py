@@ -4,6 +4,7 @@ from .failure import RunFailed
 from .hooks import CheckFinite, CheckWeights, ExactResume, StopOnSignal, WholeCheckpointHook
 from .launch import test, train
 from .layer_decay import LayerDecayOptimWrapperConstructor
+from .quiet import ignore_known_warnings
 
 __all__ = [
     "CheckFinite",
@@ -14,6 +15,7 @@ __all__ = [
     "StopOnSignal",
     "UsageError",
     "WholeCheckpointHook",
+    "ignore_known_warnings",
     "test",
     "to_channels_last",
     "train",

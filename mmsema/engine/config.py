@@ -10,6 +10,7 @@ from mmengine.config import Config, ConfigDict
 from ..hub import data_folder
 from .check import check_config, do_imports, merge_options, read
 from .errors import UsageError
+from .quiet import import_datasets
 
 PathLike = Union[str, Path]
 
@@ -35,6 +36,7 @@ def require_file(path: str, what: str) -> None:
 def read_config(config: PathLike) -> Config:
     """The config of that path, or of that name among those mmsema ships (``sema-t_8xb128_in1k``), checked."""
     cfg, faults = _read(config)
+    import_datasets(cfg.get("default_scope"))
     check_config(cfg, faults)
     return cfg
 
@@ -66,6 +68,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
         for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(key):
                 cfg[key] = ConfigDict({"collate_fn": dict(type="default_collate"), **cfg[key]})
+    import_datasets(cfg.get("default_scope"))
     check_config(cfg, faults + merge_options(cfg, arguments.cfg_options))
     return cfg
 

@@ -19,6 +19,7 @@ from .config import check_data, load_config, require_file
 from .errors import UsageError
 from .failure import run_or_fail
 from .hooks import CheckWeights
+from .quiet import is_news
 from .resume import limit_waiting, protect, resume
 
 
@@ -36,6 +37,7 @@ def build_runner(cfg: Config, min_matched: float) -> Runner:
     if "runner_type" in cfg:
         return RUNNERS.build(cfg)  # its processes may hold shards of the model, which CheckWeights cannot compare
     runner = Runner.from_cfg(cfg)
+    runner.logger.addFilter(is_news)
     runner.register_hook(CheckWeights(min_matched))
     if runner.distributed:  # processes have BatchNorm statistics of their own; one model is to be validated and saved
         runner.register_hook(SyncBuffersHook())
