@@ -11,6 +11,7 @@ WARNINGS = (
     r"Setting (OMP|MKL)_NUM_THREADS environment variable",  # mmengine: one thread a process is what is meant
     r"faster_coco_eval is not installed",  # mmdet: an evaluator beside pycocotools
     r"Grad strides do not match bucket view strides",  # torch: depthwise convolutions, on several processes
+    r"Seems like `optimizer\.step\(\)` has been overridden",  # mmengine's schedulers: by CheckFinite
 )
 LOGGED = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')  # mmengine, of its own calls
 PRINTED = "Could not import OneDL"  # the maintained forks: a service for data sets
