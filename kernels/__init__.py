@@ -9,18 +9,25 @@ from .dispatch import available_backends, can_run_triton, sema_attention, sema_a
 from .launch import use_backend
 from .reference import sema_attention_reference
 from .rope import apply_rope, expand_rope_table, rope_table
+from .sizes import can_read, count_tokens, each_alone, mean_tokens, real_tokens, zero_outside
 
 __all__ = [
     "apply_rope",
     "available_backends",
+    "can_read",
     "can_run_triton",
+    "count_tokens",
     "depthwise_residual",
     "depthwise_silu",
+    "each_alone",
     "expand_rope_table",
     "lepe_gate",
+    "mean_tokens",
+    "real_tokens",
     "rope_table",
     "sema_attention",
     "sema_attention_packed",
     "sema_attention_reference",
+    "zero_outside",
     "use_backend",
 ]

@@ -3,9 +3,11 @@
 ``conv`` is ``nn.Conv2d(C, C, 3, padding=1, groups=C)`` on maps (B, H, W, C), any H, W >= 1, with its weight
 (C, 1, 3, 3) and bias (C). Maps are float16, bfloat16, float32 or float64, of one dtype and any strides; under autocast
 they are cast to its dtype, as conv's would be. Weight and bias may be wider: they are rounded to the maps' dtype, and
-their gradients keep their own. ``backend`` is that of :func:`mmsema_kernels.sema_attention`.
+their gradients keep their own. ``sizes`` and ``backend`` are those of :func:`mmsema_kernels.sema_attention`: outside a
+picture of a padded batch the convolution reads 0, and the result and all gradients are 0.
 """
 
+from functools import partial
 from typing import Callable, Optional, Tuple, Type
 
 import torch
@@ -14,26 +16,38 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .launch import autocast, choose_backend, no_triton_on, register
+from .sizes import check_sizes, each_alone, zero_outside
 
 
-def depthwise_residual(x: Tensor, weight: Tensor, bias: Tensor, *, backend: Optional[str] = None) -> Tensor:
+def depthwise_residual(
+    x: Tensor, weight: Tensor, bias: Tensor, *, sizes: Optional[Tensor] = None, backend: Optional[str] = None
+) -> Tensor:
     """x + conv(x), (B, H, W, C) -> (B, H, W, C)."""
     (x,) = autocast(x)
-    return _run(_Residual, _residual, backend, weight, bias, x=x)
+    return _run(_Residual, _residual, sizes, backend, weight, bias, x=x)
 
 
-def depthwise_silu(x: Tensor, weight: Tensor, bias: Tensor, *, backend: Optional[str] = None) -> Tensor:
+def depthwise_silu(
+    x: Tensor, weight: Tensor, bias: Tensor, *, sizes: Optional[Tensor] = None, backend: Optional[str] = None
+) -> Tensor:
     """silu(conv(x)), (B, H, W, C) -> (B, H, W, C)."""
     (x,) = autocast(x)
-    return _run(_SiLU, _silu, backend, weight, bias, x=x)
+    return _run(_SiLU, _silu, sizes, backend, weight, bias, x=x)
 
 
 def lepe_gate(
-    attention: Tensor, v: Tensor, weight: Tensor, bias: Tensor, gate: Tensor, *, backend: Optional[str] = None
+    attention: Tensor,
+    v: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    gate: Tensor,
+    *,
+    sizes: Optional[Tensor] = None,
+    backend: Optional[str] = None,
 ) -> Tensor:
     """gate * (attention + conv(v)); all maps and the result are (B, H, W, C)."""
     v, attention, gate = autocast(v, attention, gate)
-    return _run(_LePEGate, _lepe_gate, backend, weight, bias, v=v, attention=attention, gate=gate)
+    return _run(_LePEGate, _lepe_gate, sizes, backend, weight, bias, v=v, attention=attention, gate=gate)
 
 
 def why_not_triton(x: Tensor) -> str:
@@ -54,6 +68,7 @@ def why_not_triton(x: Tensor) -> str:
 def _run(
     function: Type[torch.autograd.Function],
     definition: Callable,
+    sizes: Optional[Tensor],
     backend: Optional[str],
     weight: Tensor,
     bias: Tensor,
@@ -73,37 +88,49 @@ def _run(
     if weight.shape != (C, 1, 3, 3) or bias.shape != (C,):
         raise ValueError(f"weight and bias must have shapes {(C, 1, 3, 3)} and {(C,)}, got "
                          f"{tuple(weight.shape)} and {tuple(bias.shape)}")  # fmt: skip
+    check_sizes(sizes, x)
     backend = choose_backend(backend, x.device, lambda: why_not_triton(x))
     with torch.autocast(x.device.type, enabled=False):
         if backend == "triton":
-            return function.apply(weight, bias, *maps.values())
+            return function.apply(weight, bias, sizes, *maps.values())
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
+
+        def run(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], *maps: Tensor) -> Tensor:
+            maps = (zero_outside(t, sizes).permute(0, 3, 1, 2) for t in maps)  # without a copy
+            return definition(weight, bias, sizes, *maps).permute(0, 2, 3, 1)
+
         if backend != "reference":  # convolutions need no padded form
-            return definition(weight, bias, *maps.values())
+            return run(weight, bias, sizes, *maps.values())
         wide = torch.promote_types(x.dtype, torch.float32)
-        return definition(*(t.to(wide) for t in (weight, bias, *maps.values()))).to(x.dtype)
+        run = partial(run, weight.to(wide), bias.to(wide), None)
+        wider = [t.to(wide) for t in maps.values()]
+        return (run(*wider) if sizes is None else each_alone(run, sizes, *wider)).to(x.dtype)
 
 
-# The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution. The map
-# that it returns is changed in place where no gradient needs it.
+# The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution. Here
+# maps are (B, C, H, W), in PyTorch's channels_last format, and 0 outside the pictures; the map that a function returns
+# is changed in place where no gradient needs it.
 
 
 def _conv(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, H, W, C); the permuted map is in PyTorch's channels_last format, so nothing is copied."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=x.shape[-1]).permute(0, 2, 3, 1)
+    return F.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
 
 
-def _residual(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return _conv(weight, bias, x).add_(x)
+def _residual(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], x: Tensor) -> Tensor:
+    return zero_outside(_conv(weight, bias, x).add_(x), sizes, height_dim=2, inplace=True)
 
 
-def _silu(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return F.silu(_conv(weight, bias, x), inplace=not torch.is_grad_enabled())
+def _silu(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], x: Tensor) -> Tensor:
+    z = zero_outside(_conv(weight, bias, x), sizes, height_dim=2, inplace=True)
+    return F.silu(z, inplace=not torch.is_grad_enabled())
 
 
-def _lepe_gate(weight: Tensor, bias: Tensor, v: Tensor, attention: Tensor, gate: Tensor) -> Tensor:
+def _lepe_gate(
+    weight: Tensor, bias: Tensor, sizes: Optional[Tensor], v: Tensor, attention: Tensor, gate: Tensor
+) -> Tensor:
     total = _conv(weight, bias, v).add_(attention)
-    return gate * total if torch.is_grad_enabled() else total.mul_(gate)
+    out = gate * total if torch.is_grad_enabled() else total.mul_(gate)
+    return zero_outside(out, sizes, height_dim=2, inplace=True)
 
 
 # The Triton path: one operator of torch.ops.mmsema per launch. Triton is imported when one first runs.
@@ -126,73 +153,76 @@ def _fake_two_maps(weight, bias, x, *maps):
     return x.new_empty(x.shape), x.new_empty(x.shape)
 
 
-def _fake_backward(weight, x, grad, residual):
+def _fake_backward(weight, x, grad, residual, sizes=None):
     return x.new_empty(x.shape), x.new_empty((10, x.shape[-1]), dtype=torch.float32)
 
 
 _CONV = "Tensor weight, Tensor bias, Tensor x"
-register(f"depthwise_residual({_CONV}) -> Tensor", _kernel("residual"), _fake_map)
-register(f"depthwise_silu({_CONV}) -> Tensor", _kernel("silu"), _fake_map)
-register(f"depthwise_silu_backward({_CONV}, Tensor grad) -> Tensor", _kernel("silu_backward"), _fake_map)
-register(f"lepe_gate({_CONV}, Tensor attention, Tensor gate) -> Tensor", _kernel("lepe_gate"), _fake_map)
+_SIZES = "Tensor? sizes=None"
+register(f"depthwise_residual({_CONV}, {_SIZES}) -> Tensor", _kernel("residual"), _fake_map)
+register(f"depthwise_silu({_CONV}, {_SIZES}) -> Tensor", _kernel("silu"), _fake_map)
+register(f"depthwise_silu_backward({_CONV}, Tensor grad, {_SIZES}) -> Tensor", _kernel("silu_backward"), _fake_map)
+register(f"lepe_gate({_CONV}, Tensor attention, Tensor gate, {_SIZES}) -> Tensor", _kernel("lepe_gate"), _fake_map)
 register(
-    f"lepe_gate_backward({_CONV}, Tensor attention, Tensor gate, Tensor grad) -> (Tensor, Tensor)",
+    f"lepe_gate_backward({_CONV}, Tensor attention, Tensor gate, Tensor grad, {_SIZES}) -> (Tensor, Tensor)",
     _kernel("lepe_gate_backward"),
     _fake_two_maps,
 )
 register(
-    "depthwise_backward(Tensor weight, Tensor x, Tensor grad, bool residual) -> (Tensor, Tensor)",
+    f"depthwise_backward(Tensor weight, Tensor x, Tensor grad, bool residual, {_SIZES}) -> (Tensor, Tensor)",
     _kernel("backward"),
     _fake_backward,
 )
 
 
-def _conv_grads(weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor, residual: bool) -> Tuple[Tensor, Tensor, Tensor]:
-    """Gradients of weight, bias and x from that of conv(x), or of x + conv(x)."""
-    grad_x, sums = torch.ops.mmsema.depthwise_backward(weight, x, grad, residual)
-    return sums[:9].t().contiguous().view(weight.shape).to(weight.dtype), sums[9].to(bias.dtype), grad_x
+def _conv_grads(
+    weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor, residual: bool, sizes: Optional[Tensor]
+) -> Tuple[Tensor, Tensor, None, Tensor]:
+    """Gradients of weight, bias, (sizes) and x from that of conv(x), or of x + conv(x)."""
+    grad_x, sums = torch.ops.mmsema.depthwise_backward(weight, x, grad, residual, sizes)
+    return sums[:9].t().contiguous().view(weight.shape).to(weight.dtype), sums[9].to(bias.dtype), None, grad_x
 
 
 class _Residual(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, weight, bias, x):
-        ctx.save_for_backward(weight, bias, x)
-        return torch.ops.mmsema.depthwise_residual(weight, bias, x)
+    def forward(ctx, weight, bias, sizes, x):
+        ctx.save_for_backward(weight, bias, sizes, x)
+        return torch.ops.mmsema.depthwise_residual(weight, bias, x, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        weight, bias, x = ctx.saved_tensors
-        return _conv_grads(weight, bias, x, grad, True)
+        weight, bias, sizes, x = ctx.saved_tensors
+        return _conv_grads(weight, bias, x, grad, True, sizes)
 
 
 class _SiLU(torch.autograd.Function):
     """Saves its input only: the convolution runs again in backward."""
 
     @staticmethod
-    def forward(ctx, weight, bias, x):
-        ctx.save_for_backward(weight, bias, x)
-        return torch.ops.mmsema.depthwise_silu(weight, bias, x)
+    def forward(ctx, weight, bias, sizes, x):
+        ctx.save_for_backward(weight, bias, sizes, x)
+        return torch.ops.mmsema.depthwise_silu(weight, bias, x, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        weight, bias, x = ctx.saved_tensors
-        grad = torch.ops.mmsema.depthwise_silu_backward(weight, bias, x, grad)
-        return _conv_grads(weight, bias, x, grad, False)
+        weight, bias, sizes, x = ctx.saved_tensors
+        grad = torch.ops.mmsema.depthwise_silu_backward(weight, bias, x, grad, sizes)
+        return _conv_grads(weight, bias, x, grad, False, sizes)
 
 
 class _LePEGate(torch.autograd.Function):
     """Saves its inputs only: the convolution runs again in backward. attention and conv(v) have one gradient."""
 
     @staticmethod
-    def forward(ctx, weight, bias, v, attention, gate):
-        ctx.save_for_backward(weight, bias, v, attention, gate)
-        return torch.ops.mmsema.lepe_gate(weight, bias, v, attention, gate)
+    def forward(ctx, weight, bias, sizes, v, attention, gate):
+        ctx.save_for_backward(weight, bias, sizes, v, attention, gate)
+        return torch.ops.mmsema.lepe_gate(weight, bias, v, attention, gate, sizes)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        weight, bias, v, attention, gate = ctx.saved_tensors
-        grad_sum, grad_gate = torch.ops.mmsema.lepe_gate_backward(weight, bias, v, attention, gate, grad)
-        return *_conv_grads(weight, bias, v, grad_sum, False), grad_sum, grad_gate
+        weight, bias, sizes, v, attention, gate = ctx.saved_tensors
+        grad_sum, grad_gate = torch.ops.mmsema.lepe_gate_backward(weight, bias, v, attention, gate, grad, sizes)
+        return *_conv_grads(weight, bias, v, grad_sum, False, sizes), grad_sum, grad_gate

@@ -27,13 +27,33 @@ GRAD_WARPS = 2
 
 
 @triton.jit
-def _load_row(x, first, row, col, channel, H, W, C: tl.constexpr):
-    """Tiles (COLS, BLOCK_C) of one row of the map at the columns col - 1, col and col + 1; 0 outside the map."""
+def _picture(sizes, H, W):
+    """Rows and columns of the program's picture: of ``sizes``, (B, 2), or of the whole map where that is None."""
+    if sizes is None:
+        h = H
+        w = W
+    else:
+        h = tl.load(sizes + 2 * tl.program_id(2))
+        w = tl.load(sizes + 2 * tl.program_id(2) + 1)
+    return h, w
+
+
+@triton.jit
+def _end_of_rows(sizes, top, end, left, h, w):
+    """The row at which the picture leaves a strip of the rows top <= row < end: top where it has none of them."""
+    if sizes is not None:
+        end = tl.where(left < w, tl.maximum(tl.minimum(end, h), top), top)
+    return end
+
+
+@triton.jit
+def _load_row(x, first, row, col, channel, h, w, W, C: tl.constexpr):
+    """Tiles (COLS, BLOCK_C) of one row of the map at the columns col - 1, col and col + 1; 0 outside the picture."""
     x += (first + row * W.to(tl.int64)) * C + col[:, None] * C + channel[None, :]
-    real = (row >= 0) & (row < H)
-    left = tl.load(x - C, mask=(real & (col > 0) & (col <= W))[:, None], other=0.0)
-    centre = tl.load(x, mask=(real & (col < W))[:, None], other=0.0)
-    right = tl.load(x + C, mask=(real & (col + 1 < W))[:, None], other=0.0)
+    real = (row >= 0) & (row < h)
+    left = tl.load(x - C, mask=(real & (col > 0) & (col <= w))[:, None], other=0.0)
+    centre = tl.load(x, mask=(real & (col < w))[:, None], other=0.0)
+    right = tl.load(x + C, mask=(real & (col + 1 < w))[:, None], other=0.0)
     return left, centre, right
 
 
@@ -74,6 +94,7 @@ def forward_kernel(
     x,
     taps,
     bias,
+    sizes,
     attention,
     gate,
     grad,
@@ -97,7 +118,8 @@ def forward_kernel(
         gate         out = gate * (attention + z)
         gate_grad    out = grad * gate      grad_gate = grad * (attention + z)
 
-    Maps that an epilogue does not name are None.
+    Maps that an epilogue does not name are None. sizes: None, or (B, 2), int32, the rows and columns of each picture,
+    outside which inputs count as 0 and outputs are 0.
     Grid (C / BLOCK_C * strips in a row, strips in a column, B), channel blocks fastest. One program computes ROWS x
     COLS tokens of BLOCK_C channels.
     """
@@ -106,7 +128,9 @@ def forward_kernel(
     channel = tl.program_id(0) % BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
     col = tl.program_id(0) // BLOCKS * COLS + tl.arange(0, COLS)
     top = tl.program_id(1) * ROWS
-    end = tl.minimum(top + ROWS, H)
+    strip_end = tl.minimum(top + ROWS, H)
+    h, w = _picture(sizes, H, W)
+    end = _end_of_rows(sizes, top, strip_end, tl.program_id(0) // BLOCKS * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(taps, channel, C, dtype)
     b = _load_vector(bias, channel, dtype)
@@ -114,16 +138,17 @@ def forward_kernel(
         w4 += 1
     above = tl.zeros((COLS, BLOCK_C), tl.float32)  # rows row - 1 and row of z, as far as the rows before row make them
     here = tl.zeros((COLS, BLOCK_C), tl.float32)
-    left, centre, right = _load_row(x, first, top - 1, col, channel, H, W, C)
+    left, centre, right = _load_row(x, first, top - 1, col, channel, h, w, W, C)
     for row in range(top - 1, end + 1):
-        next_left, next_centre, next_right = _load_row(x, first, row + 1, col, channel, H, W, C)
+        next_left, next_centre, next_right = _load_row(x, first, row + 1, col, channel, h, w, W, C)
         offset = (first + (row - 1) * W.to(tl.int64)) * C + col[:, None] * C + channel[None, :]
         mask = ((row > top) & (col < W))[:, None]
+        real = ((row > top) & (col < w))[:, None]
         if EPILOGUE == "gate" or EPILOGUE == "gate_grad":
-            a = tl.load(attention + offset, mask=mask, other=0.0).to(tl.float32)
-            g = tl.load(gate + offset, mask=mask, other=0.0).to(tl.float32)
+            a = tl.load(attention + offset, mask=real, other=0.0).to(tl.float32)
+            g = tl.load(gate + offset, mask=real, other=0.0).to(tl.float32)
         if EPILOGUE == "silu_grad" or EPILOGUE == "gate_grad":
-            dout = tl.load(grad + offset, mask=mask, other=0.0).to(tl.float32)
+            dout = tl.load(grad + offset, mask=real, other=0.0).to(tl.float32)
 
         z = _add_products(above, left, centre, right, w6, w7, w8)
         above = _add_products(here, left, centre, right, w3, w4, w5)
@@ -140,15 +165,24 @@ def forward_kernel(
         else:
             y = dout * g
             tl.store(grad_gate + offset, (dout * (a + z)).to(dtype), mask=mask)
+        if sizes is not None:
+            y = tl.where(real, y, 0.0)
         tl.store(out + offset, y.to(dtype), mask=mask)
         left, centre, right = next_left, next_centre, next_right
+    if sizes is not None:
+        zeros = tl.zeros((COLS, BLOCK_C), dtype)
+        for row in range(end, strip_end):
+            offset = (first + row * W.to(tl.int64)) * C + col[:, None] * C + channel[None, :]
+            tl.store(out + offset, zeros, mask=(col < W)[:, None])
+            if EPILOGUE == "gate_grad":
+                tl.store(grad_gate + offset, zeros, mask=(col < W)[:, None])
 
 
 @triton.jit
-def _load_own_row(x, first, row, col, channel, top, end, W, C: tl.constexpr):
-    """Tile (COLS, BLOCK_C) of one row of the map; 0 unless the row is the strip's own, top <= row < end."""
+def _load_own_row(x, first, row, col, channel, top, end, w, W, C: tl.constexpr):
+    """Tile (COLS, BLOCK_C) of one row of the picture; 0 unless the row is the strip's own, top <= row < end."""
     x += (first + row * W.to(tl.int64)) * C + col[:, None] * C + channel[None, :]
-    return tl.load(x, mask=((row >= top) & (row < end) & (col < W))[:, None], other=0.0)
+    return tl.load(x, mask=((row >= top) & (row < end) & (col < w))[:, None], other=0.0)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -156,6 +190,7 @@ def grad_kernel(
     grad,
     x,
     taps,
+    sizes,
     grad_x,
     sums,
     H,
@@ -173,7 +208,8 @@ def grad_kernel(
         grad_x[p]  = sum_ij w[i, j] grad[p - (i, j)]  [+ grad[p]]
         grad_w[i, j] = sum_p x[p] grad[p - (i, j)]          grad_bias = sum_p grad[p]
 
-    where p runs over the map, and in ``sums``, (strips, 10, C), float32, over one strip: nine taps, then the bias.
+    where p runs over the picture, and in ``sums``, (strips, 10, C), float32, over one strip: nine taps, then the bias.
+    sizes: None, or (B, 2), int32, the rows and columns of each picture, outside which grad_x is 0.
     Grid (C / BLOCK_C * strips in a row, strips in a column, B), channel blocks fastest. One program computes ROWS x
     COLS tokens of BLOCK_C channels.
     """
@@ -183,7 +219,9 @@ def grad_kernel(
     strip = tl.program_id(0) // BLOCKS
     col = strip * COLS + tl.arange(0, COLS)
     top = tl.program_id(1) * ROWS
-    end = tl.minimum(top + ROWS, H)
+    strip_end = tl.minimum(top + ROWS, H)
+    h, w = _picture(sizes, H, W)
+    end = _end_of_rows(sizes, top, strip_end, strip * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(taps, channel, C, dtype)
     if RESIDUAL:
@@ -192,11 +230,11 @@ def grad_kernel(
     above, here = zeros, zeros  # rows row - 1 and row of grad_x, as far as the rows before row make them
     d0, d1, d2, d3, d4, d5, d6, d7, d8, db = zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros
     x_above, x_here = zeros, zeros
-    x_below = _load_own_row(x, first, top, col, channel, top, end, W, C)
-    left, centre, right = _load_row(grad, first, top - 1, col, channel, H, W, C)
+    x_below = _load_own_row(x, first, top, col, channel, top, end, w, W, C)
+    left, centre, right = _load_row(grad, first, top - 1, col, channel, h, w, W, C)
     for row in range(top - 1, end + 1):
-        next_left, next_centre, next_right = _load_row(grad, first, row + 1, col, channel, H, W, C)
-        next_below = _load_own_row(x, first, row + 2, col, channel, top, end, W, C)
+        next_left, next_centre, next_right = _load_row(grad, first, row + 1, col, channel, h, w, W, C)
+        next_below = _load_own_row(x, first, row + 2, col, channel, top, end, w, W, C)
         left, centre, right = left.to(tl.float32), centre.to(tl.float32), right.to(tl.float32)
         below = x_below.to(tl.float32)
         dx = _add_products(above, left, centre, right, w2, w1, w0)
@@ -213,9 +251,15 @@ def grad_kernel(
         d8 += left * below
         db += centre * ((row >= top) & (row < end)).to(tl.float32)
         offset = (first + (row - 1) * W.to(tl.int64)) * C + col[:, None] * C + channel[None, :]
+        if sizes is not None:
+            dx = tl.where((col < w)[:, None], dx, 0.0)
         tl.store(grad_x + offset, dx.to(dtype), mask=((row > top) & (col < W))[:, None])
         x_above, x_here, x_below = x_here, below, next_below
         left, centre, right = next_left, next_centre, next_right
+    if sizes is not None:
+        for row in range(end, strip_end):
+            offset = (first + row * W.to(tl.int64)) * C + col[:, None] * C + channel[None, :]
+            tl.store(grad_x + offset, tl.zeros((COLS, BLOCK_C), dtype), mask=(col < W)[:, None])
     strips = tl.num_programs(0) // BLOCKS
     sums += ((tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * strips + strip).to(tl.int64) * (10 * C)
     sums += channel
@@ -249,6 +293,7 @@ def _forward(
     attention: Optional[Tensor] = None,
     gate: Optional[Tensor] = None,
     grad: Optional[Tensor] = None,
+    sizes: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Optional[Tensor]]:
     """Run :func:`forward_kernel` on maps (B, H, W, C), weight (C, 1, 3, 3) and bias (C): returns out and grad_gate."""
     B, H, W, C = x.shape
@@ -256,54 +301,65 @@ def _forward(
     grad_gate = x.new_empty((B, H, W, C)) if epilogue == "gate_grad" else None
     if B == 0:
         return out, grad_gate
-    attention, gate, grad = (None if t is None else t.contiguous() for t in (attention, gate, grad))
+    sizes, attention, gate, grad = (None if t is None else t.contiguous() for t in (sizes, attention, gate, grad))
     block = block_channels(C)
     grid = (C // block * triton.cdiv(W, COLS), triton.cdiv(H, FORWARD_ROWS), B)
     with torch.cuda.device_of(x):
         forward_kernel[grid](
-            x.contiguous(), _taps(weight), bias.contiguous(), attention, gate, grad, out, grad_gate, H, W,
+            x.contiguous(), _taps(weight), bias.contiguous(), sizes, attention, gate, grad, out, grad_gate, H, W,
             C=C, BLOCK_C=block, ROWS=FORWARD_ROWS, COLS=COLS, EPILOGUE=epilogue, num_warps=FORWARD_WARPS,
         )  # fmt: skip
     return out, grad_gate
 
 
-def residual(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return _forward("residual", weight, bias, x)[0]
+def residual(weight: Tensor, bias: Tensor, x: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+    return _forward("residual", weight, bias, x, sizes=sizes)[0]
 
 
-def silu(weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:
-    return _forward("silu", weight, bias, x)[0]
+def silu(weight: Tensor, bias: Tensor, x: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+    return _forward("silu", weight, bias, x, sizes=sizes)[0]
 
 
-def silu_backward(weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor) -> Tensor:
+def silu_backward(weight: Tensor, bias: Tensor, x: Tensor, grad: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
     """The gradient of the convolution from that of its silu."""
-    return _forward("silu_grad", weight, bias, x, grad=grad)[0]
+    return _forward("silu_grad", weight, bias, x, grad=grad, sizes=sizes)[0]
 
 
-def lepe_gate(weight: Tensor, bias: Tensor, v: Tensor, attention: Tensor, gate: Tensor) -> Tensor:
-    return _forward("gate", weight, bias, v, attention, gate)[0]
+def lepe_gate(
+    weight: Tensor, bias: Tensor, v: Tensor, attention: Tensor, gate: Tensor, sizes: Optional[Tensor] = None
+) -> Tensor:
+    return _forward("gate", weight, bias, v, attention, gate, sizes=sizes)[0]
 
 
 def lepe_gate_backward(
-    weight: Tensor, bias: Tensor, v: Tensor, attention: Tensor, gate: Tensor, grad: Tensor
+    weight: Tensor,
+    bias: Tensor,
+    v: Tensor,
+    attention: Tensor,
+    gate: Tensor,
+    grad: Tensor,
+    sizes: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """The gradients of the sum that is gated and of the gate."""
-    return _forward("gate_grad", weight, bias, v, attention, gate, grad)  # type: ignore[return-value]
+    return _forward("gate_grad", weight, bias, v, attention, gate, grad, sizes)  # type: ignore[return-value]
 
 
-def backward(weight: Tensor, x: Tensor, grad: Tensor, residual: bool) -> Tuple[Tensor, Tensor]:
+def backward(
+    weight: Tensor, x: Tensor, grad: Tensor, residual: bool, sizes: Optional[Tensor] = None
+) -> Tuple[Tensor, Tensor]:
     """grad, x: (B, H, W, C) -> gradient of x, (B, H, W, C), and of the nine taps and the bias, (10, C), float32."""
     B, H, W, C = x.shape
     grad_x = x.new_empty((B, H, W, C))
     if B == 0:
         return grad_x, x.new_zeros((10, C), dtype=torch.float32)
+    sizes = None if sizes is None else sizes.contiguous()
     block = block_channels(C)
     strips = triton.cdiv(W, COLS), triton.cdiv(H, GRAD_ROWS)
     count = strips[0] * strips[1] * B
     sums = x.new_empty((1, count, 1, 10 * C), dtype=torch.float32)
     with torch.cuda.device_of(x):
         grad_kernel[(C // block * strips[0], strips[1], B)](
-            grad.contiguous(), x.contiguous(), _taps(weight), grad_x, sums, H, W,
+            grad.contiguous(), x.contiguous(), _taps(weight), sizes, grad_x, sums, H, W,
             C=C, BLOCK_C=block, ROWS=GRAD_ROWS, COLS=COLS, RESIDUAL=residual, num_warps=GRAD_WARPS,
         )  # fmt: skip
         return grad_x, (token_mean(sums, 10 * C) * count).view(10, C)

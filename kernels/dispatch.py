@@ -10,6 +10,7 @@ from .launch import BACKENDS, autocast, choose_backend, no_triton_on
 from .ops import window_attention, window_attention_packed
 from .padded import sema_attention_padded
 from .reference import sema_attention_reference
+from .sizes import check_sizes
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -63,6 +64,7 @@ def _prepare(
     window_size: int,
     scale: Optional[float],
     rope: Optional[Tensor],
+    sizes: Optional[Tensor],
     backend: Optional[str],
 ) -> Tuple[str, float]:
     """Check the arguments of :func:`sema_attention` and choose: the backend's name and the scale."""
@@ -82,6 +84,7 @@ def _prepare(
     if rope is not None and tuple(rope.shape) != (2, window_size, heads * d // 4):
         raise ValueError(f"rope must be rope_table({window_size}, {heads * d}) of shape "
                          f"{(2, window_size, heads * d // 4)}, got {tuple(rope.shape)}")  # fmt: skip
+    check_sizes(sizes, q)
     scale = d**-0.5 if scale is None else scale
     return _choose_backend(backend, v, window_size, scale, rope), scale
 
@@ -95,6 +98,7 @@ def sema_attention(
     scale: Optional[float] = None,
     rope: Optional[Tensor] = None,
     mean: bool = True,
+    sizes: Optional[Tensor] = None,
     backend: Optional[str] = None,
 ) -> Tensor:
     """Softmax attention inside local windows plus the plain mean of all values (SEMA, arXiv 2506.08297)::
@@ -112,6 +116,9 @@ def sema_attention(
         rope: None, or :func:`mmsema_kernels.rope_table` ``(window_size, heads * d)``, which rotates q and k by their
             position inside the window.
         mean: whether to add the mean; without it this is window attention and nothing else.
+        sizes: None, or the (h, w) of every picture in tokens where a batch is padded: (B, 2), int32, on q's device,
+            1 <= h <= H, 1 <= w <= W. Picture b is ``[b, :h, :w]`` and gets what it would get alone; outside it the
+            result and all gradients are 0, whatever the inputs hold there.
         backend: None takes the environment variable MMSEMA_KERNEL ("auto" when unset); or a name of
             :func:`available_backends`.
 
@@ -123,14 +130,15 @@ def sema_attention(
         ValueError: an argument has an impossible value; the message names it, its value and the choices.
     """
     q, k, v = autocast(q, k, v)
-    name, scale = _prepare(q, k, v, window_size, scale, rope, backend)
+    name, scale = _prepare(q, k, v, window_size, scale, rope, sizes, backend)
     with torch.autocast(q.device.type, enabled=False):  # the backends choose their own precision
         if name == "triton":
             heads, d = v.shape[-2:]
             q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)  # (B, H, W, C)
-            return window_attention(q, k, v, rope, heads, window_size, scale, mean).unflatten(-1, (heads, d))
+            out = window_attention(q, k, v, rope, heads, window_size, scale, mean, sizes)
+            return out.unflatten(-1, (heads, d))
         run = dict(torch=sema_attention_torch, padded=sema_attention_padded, reference=sema_attention_reference)[name]
-        return run(q, k, v, window_size, scale=scale, rope=rope, mean=mean)
+        return run(q, k, v, window_size, scale=scale, rope=rope, mean=mean, sizes=sizes)
 
 
 def sema_attention_packed(
@@ -142,6 +150,7 @@ def sema_attention_packed(
     scale: Optional[float] = None,
     rope: Optional[Tensor] = None,
     mean: bool = True,
+    sizes: Optional[Tensor] = None,
     backend: Optional[str] = None,
 ) -> Tensor:
     """:func:`sema_attention` of q and k side by side, as one projection gives them.
@@ -151,7 +160,7 @@ def sema_attention_packed(
     Args:
         qk: (B, H, W, 2C), q in the first C channels.
         v: (B, H, W, C), of ``num_heads`` heads.
-        window_size, scale, rope, mean, backend: as in :func:`sema_attention`.
+        window_size, scale, rope, mean, sizes, backend: as in :func:`sema_attention`.
 
     Returns:
         Tensor of shape (B, H, W, C).
@@ -162,7 +171,8 @@ def sema_attention_packed(
         raise ValueError(f"qk must have twice the channels of v, got {tuple(qk.shape)} and {tuple(v.shape)}")
     qk, v = autocast(qk, v)
     maps = [t.unflatten(-1, (num_heads, -1)) for t in (*qk.chunk(2, -1), v)]  # (B, H, W, heads, d) each
-    name, scale = _prepare(*maps, window_size, scale, rope, backend)
+    name, scale = _prepare(*maps, window_size, scale, rope, sizes, backend)
     if name == "triton":
-        return window_attention_packed(qk, v, rope, num_heads, window_size, scale, mean)
-    return sema_attention(*maps, window_size, scale=scale, rope=rope, mean=mean, backend=name).flatten(-2)
+        return window_attention_packed(qk, v, rope, num_heads, window_size, scale, mean, sizes)
+    out = sema_attention(*maps, window_size, scale=scale, rope=rope, mean=mean, sizes=sizes, backend=name)
+    return out.flatten(-2)

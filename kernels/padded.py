@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .rope import apply_rope, expand_rope_table
+from .sizes import mean_tokens, real_tokens, zero_outside
 
 
 def window_index(H: int, W: int, window_size: int, device: torch.device) -> Tuple[Tensor, Tensor, Tensor]:
@@ -36,6 +37,7 @@ def sema_attention_padded(
     scale: float,
     rope: Optional[Tensor] = None,
     mean: bool = True,
+    sizes: Optional[Tensor] = None,
 ) -> Tensor:
     """See :func:`mmsema_kernels.sema_attention`; equals :mod:`mmsema_kernels.reference`.
 
@@ -43,14 +45,21 @@ def sema_attention_padded(
     """
     H, W, heads, d = q.shape[1:]
     tokens, real, places = window_index(H, W, window_size, q.device)
+    q, k, v = (zero_outside(t, sizes) for t in (q, k, v))
+    mask = real[:, None, None]  # (windows, 1, 1, t)
+    if sizes is not None:
+        inside = real_tokens(sizes, H, W).flatten(1)[:, tokens]  # (B, windows, t)
+        # a window without a real token attends over its first place: a softmax over none would be NaN
+        first = torch.arange(window_size**2, device=q.device) == 0
+        mask = (real & inside | first)[:, :, None, None]
     q, k, values = (t.contiguous().flatten(-2).flatten(1, 2)[:, tokens] for t in (q, k, v))  # (B, windows, t, C)
     if rope is not None:
         cos_sin = expand_rope_table(rope, window_size, window_size).flatten(1, 2)  # (2, t, C/2)
         q, k = apply_rope(q, cos_sin), apply_rope(k, cos_sin)
     q, k, values = (t.unflatten(-1, (heads, d)).transpose(2, 3) for t in (q, k, values))  # (B, windows, heads, t, d)
-    scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~real[:, None, None], -torch.inf)
+    scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~mask, -torch.inf)
     local = (scores.softmax(-1) @ values).transpose(2, 3).contiguous().flatten(1, 2)  # (B, windows * t, heads, d)
     out = local[:, places]
     if mean:
-        out = out + v.mean((1, 2), keepdim=True, dtype=torch.promote_types(v.dtype, torch.float32))
-    return out.to(v.dtype)
+        out = out + mean_tokens(v, sizes)
+    return zero_outside(out.to(v.dtype), sizes)

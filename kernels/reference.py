@@ -1,11 +1,13 @@
 """THE definition of SEMA attention, in plain PyTorch. Every faster path is tested against this file."""
 
+from functools import partial
 from typing import Optional
 
 import torch
 from torch import Tensor
 
 from .rope import apply_rope, expand_rope_table
+from .sizes import each_alone
 
 
 def sema_attention_reference(
@@ -17,6 +19,7 @@ def sema_attention_reference(
     scale: Optional[float] = None,
     rope: Optional[Tensor] = None,
     mean: bool = True,
+    sizes: Optional[Tensor] = None,
 ) -> Tensor:
     """Softmax attention inside local windows plus the plain mean of all values (arXiv 2506.08297).
 
@@ -28,8 +31,14 @@ def sema_attention_reference(
     nothing is padded. Without ``mean`` the second term is left out. Arithmetic runs in float32 (float64 for float64
     inputs) and is rounded to the input's dtype once, at the end.
 
+    With ``sizes``, (B, 2), picture b is ``[b, :h, :w]`` of every map, and its result that of the picture alone; outside
+    it is 0.
+
     Args and shapes are those of :func:`mmsema_kernels.sema_attention`.
     """
+    if sizes is not None:
+        alone = partial(sema_attention_reference, window_size=window_size, scale=scale, rope=rope, mean=mean)
+        return each_alone(alone, sizes, q, k, v)
     dtype = q.dtype
     q, k, v = (t.to(torch.promote_types(dtype, torch.float32)) for t in (q, k, v))
     H, W, heads, d = q.shape[1:]

@@ -28,18 +28,34 @@ FORWARD_HEADS = {(2, 16): 2, (2, 32): 2, (2, 64): 1, (4, 16): 1, (4, 32): 1}
 
 
 @triton.jit
-def _locate(H, W, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr, EVEN: tl.constexpr):
-    """The program's window: map index of its first token, int64; row, column and existence of its TOKENS slots."""
+def _locate(sizes, H, W, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr, EVEN: tl.constexpr):
+    """The program's window: map index of its first token, int64; row, column and existence of its TOKENS slots.
+
+    With sizes, (B, 2), those exist that are the picture's. Last: which slots are the map's.
+    """
     top = tl.program_id(1) * WINDOW
     left = tl.program_id(0) // PROGRAMS * WINDOW
     first = (tl.program_id(2).to(tl.int64) * H + top) * W + left
     slot = tl.arange(0, TOKENS)
     row = slot // WINDOW
     col = slot % WINDOW
-    real = slot < WINDOW * WINDOW
+    stored = slot < WINDOW * WINDOW
     if not EVEN:
-        real = real & (row < H - top) & (col < W - left)
-    return first, row, col, real
+        stored = stored & (row < H - top) & (col < W - left)
+    real = stored
+    if sizes is not None:
+        h = tl.load(sizes + 2 * tl.program_id(2))
+        w = tl.load(sizes + 2 * tl.program_id(2) + 1)
+        real = real & (row < h - top) & (col < w - left)
+    return first, row, col, real, stored
+
+
+@triton.jit
+def _is_outside(sizes, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr):
+    """Whether the program's window has no token of the picture."""
+    h = tl.load(sizes + 2 * tl.program_id(2))
+    w = tl.load(sizes + 2 * tl.program_id(2) + 1)
+    return (tl.program_id(1) * WINDOW >= h) | (tl.program_id(0) // PROGRAMS * WINDOW >= w)
 
 
 @triton.jit
@@ -107,6 +123,7 @@ def forward_kernel(
     v,
     mean,
     rope,
+    sizes,
     out,
     H,
     W,
@@ -125,17 +142,23 @@ def forward_kernel(
     """out = softmax(scale * q k^T) v + mean, per window and head; q and k turned by ``rope`` unless that is None.
 
     q, k, v: maps of C = HEADS * D channels. mean: (B, C), float32, or None to add none. rope: (2, WINDOW, C/4), fp32.
-    out: (B, H, W, C).
+    out: (B, H, W, C). sizes: None, or (B, 2), int32, the rows and columns of each picture, outside which out is 0.
     Grid (HEADS / HEADS_PER_PROGRAM * windows in a row, windows in a column, B), heads fastest: neighbouring programs
     read the same cache lines. One program computes HEADS_PER_PROGRAM heads of one window, a tile of (TOKENS, D) each.
     """
     PROGRAMS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
-    first, row, col, real = _locate(H, W, PROGRAMS, WINDOW, TOKENS, EVEN)
+    first, row, col, real, stored = _locate(sizes, H, W, PROGRAMS, WINDOW, TOKENS, EVEN)
     token = row * W + col
     q += first * q_stride
     k += first * k_stride
     v += first * v_stride
     out += first * (HEADS * D)
+    if sizes is not None:  # noqa: SIM102 (the compiler knows it, and not the other)
+        if _is_outside(sizes, PROGRAMS, WINDOW):
+            channel = tl.program_id(0) % PROGRAMS * (HEADS_PER_PROGRAM * D) + tl.arange(0, HEADS_PER_PROGRAM * D)
+            zeros = tl.zeros((TOKENS, HEADS_PER_PROGRAM * D), out.dtype.element_ty)
+            tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], zeros, mask=stored[:, None])
+            return
     if mean is not None:
         mean += tl.program_id(2) * (HEADS * D)
     for i in tl.static_range(HEADS_PER_PROGRAM):
@@ -149,7 +172,9 @@ def forward_kernel(
         o = tl.dot(p.to(vt.dtype), vt, input_precision=PRECISION) * (1 / total)[:, None]
         if mean is not None:
             o += tl.load(mean + channel)[None, :]
-        tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], o.to(vt.dtype), mask=real[:, None])
+        if sizes is not None:
+            o = tl.where(real[:, None], o, 0.0)
+        tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], o.to(vt.dtype), mask=stored[:, None])
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -160,6 +185,7 @@ def backward_kernel(
     grad,
     grad_mean,
     rope,
+    sizes,
     grad_qk,
     grad_v,
     H,
@@ -179,7 +205,8 @@ def backward_kernel(
     """Gradients of :func:`forward_kernel` from q, k, v and the gradient of its output; the weights are computed again.
 
     grad_mean: (B, C), float32, the mean of ``grad`` over all tokens, or None where no mean was added. grad_qk:
-    (B, H, W, 2C), the gradient of q in its first C channels and of k in the others. grad_v: (B, H, W, C).
+    (B, H, W, 2C), the gradient of q in its first C channels and of k in the others. grad_v: (B, H, W, C). sizes: as
+    there; outside, gradients are not read, and written as 0.
     Grid (HEADS * windows in a row, windows in a column, B), heads fastest. One program computes one head of one
     window::
 
@@ -187,11 +214,20 @@ def backward_kernel(
         dQ = dS K      dK = dS^T Q      dV = P^T dO + mean(dO)
     """
     C: tl.constexpr = HEADS * D
-    first, row, col, real = _locate(H, W, HEADS, WINDOW, TOKENS, EVEN)
+    first, row, col, real, stored = _locate(sizes, H, W, HEADS, WINDOW, TOKENS, EVEN)
     token = row * W + col
     head = tl.program_id(0) % HEADS
     channel = head * D + tl.arange(0, D)
     mask = real[:, None]
+    stored = stored[:, None]
+    if sizes is not None:  # noqa: SIM102 (the compiler knows it, and not the other)
+        if _is_outside(sizes, HEADS, WINDOW):
+            zeros = tl.zeros((TOKENS, D), grad_v.dtype.element_ty)
+            grad_qk += first * (2 * C) + token[:, None] * (2 * C) + channel[None, :]
+            tl.store(grad_qk, zeros, mask=stored)
+            tl.store(grad_qk + C, zeros, mask=stored)
+            tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], zeros, mask=stored)
+            return
     q += first * q_stride + token[:, None] * q_stride + channel[None, :]
     k += first * k_stride + token[:, None] * k_stride + channel[None, :]
     v += first * v_stride + token[:, None] * v_stride + channel[None, :]
@@ -206,7 +242,9 @@ def backward_kernel(
     dv = tl.dot(tl.trans(p.to(gt.dtype)), gt, input_precision=PRECISION)
     if grad_mean is not None:
         dv += tl.load(grad_mean + tl.program_id(2) * C + channel)[None, :]
-    tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(gt.dtype), mask=mask)
+    if sizes is not None:
+        dv = tl.where(mask, dv, 0.0)
+    tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(gt.dtype), mask=stored)
 
     vt = tl.load(v, mask=mask, other=0.0)  # as late as this, for the registers' sake
     dp = tl.dot(gt, tl.trans(vt), input_precision=PRECISION)
@@ -219,11 +257,11 @@ def backward_kernel(
     even = tl.dot(ds, k_even, input_precision=PRECISION)
     odd = tl.dot(ds, k_odd, input_precision=PRECISION)
     even, odd = _turn(even, odd, cos, -sin)
-    tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=mask)
+    tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=stored)
     even = tl.dot(dst, q_even, input_precision=PRECISION)
     odd = tl.dot(dst, q_odd, input_precision=PRECISION)
     even, odd = _turn(even, odd, cos, -sin)
-    tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=mask)
+    tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=stored)
 
 
 def tile_tokens(window_size: int) -> int:
@@ -291,21 +329,30 @@ def _shape_arguments(v: Tensor, num_heads: int, window_size: int) -> dict:
 
 
 def window_attention_forward(
-    q: Tensor, k: Tensor, v: Tensor, rope: Optional[Tensor], num_heads: int, window_size: int, scale: float, mean: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    rope: Optional[Tensor],
+    num_heads: int,
+    window_size: int,
+    scale: float,
+    mean: bool,
+    sizes: Optional[Tensor] = None,
 ) -> Tensor:
-    """q, k, v: (B, H, W, C) -> (B, H, W, C), contiguous."""
+    """q, k, v: (B, H, W, C) -> (B, H, W, C), contiguous. sizes: None or (B, 2), int32."""
     B, H, W, C = v.shape
     out = v.new_empty((B, H, W, C))
     if B == 0:
         return out
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
+    sizes = None if sizes is None else sizes.contiguous()
     num_warps = check_num_warps(NUM_WARPS, _capability(v.device))
     heads = forward_heads(v.dtype, num_heads, C // num_heads)
     grid = (num_heads // heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
     with torch.cuda.device_of(v):
-        means = token_mean(v, v_stride) if mean else None
+        means = token_mean(v, v_stride, sizes) if mean else None
         forward_kernel[grid](
-            q, k, v, means, rope, out, H, W, q_stride, k_stride, v_stride, scale,
+            q, k, v, means, rope, sizes, out, H, W, q_stride, k_stride, v_stride, scale,
             HEADS_PER_PROGRAM=heads, num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),
         )  # fmt: skip
     return out
@@ -321,6 +368,7 @@ def window_attention_backward(
     window_size: int,
     scale: float,
     mean: bool,
+    sizes: Optional[Tensor] = None,
 ) -> Tuple[Tensor, Tensor]:
     """grad, q, k, v: (B, H, W, C) -> gradient of q and k side by side, (B, H, W, 2C), and of v, (B, H, W, C)."""
     B, H, W, C = v.shape
@@ -329,12 +377,14 @@ def window_attention_backward(
         return grad_qk, grad_v
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
     grad, grad_stride = _as_tokens(grad)
+    sizes = None if sizes is None else sizes.contiguous()
     num_warps = backward_warps(_capability(v.device), C // num_heads)
     grid = (num_heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
     with torch.cuda.device_of(v):
-        grad_mean = token_mean(grad, grad_stride) if mean else None
+        grad_mean = token_mean(grad, grad_stride, sizes) if mean else None
         backward_kernel[grid](
-            q, k, v, grad, grad_mean, rope, grad_qk, grad_v, H, W, q_stride, k_stride, v_stride, grad_stride, scale,
+            q, k, v, grad, grad_mean, rope, sizes, grad_qk, grad_v,
+            H, W, q_stride, k_stride, v_stride, grad_stride, scale,
             num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),
         )  # fmt: skip
     return grad_qk, grad_v

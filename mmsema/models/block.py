@@ -1,6 +1,6 @@
 """The Mamba-like block that SEMA keeps from MILA, on channels-last maps."""
 
-from typing import Callable
+from typing import Callable, Optional
 
 import torch.nn.functional as F
 from mmsema_kernels import depthwise_residual, depthwise_silu
@@ -32,6 +32,9 @@ class MambaLikeBlock(nn.Module):
         x = x + DropPath(W_out(g * (mixer(y) + LePE(y))))
         x = x + CPE2(x)
         x = x + DropPath(MLP(LN2(x)))
+
+    In a padded batch ``sizes`` are the (h, w) of every picture on the map, (B, 2), int32. What x holds outside a
+    picture has no influence on what is inside; what the result holds there means nothing.
     """
 
     def __init__(
@@ -50,11 +53,11 @@ class MambaLikeBlock(nn.Module):
         self.mlp = Mlp(channels)
         self.drop_path = StochasticDepth(drop_path, mode="row")
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = depthwise_residual(x, self.cpe1.weight, self.cpe1.bias)
+    def forward(self, x: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+        x = depthwise_residual(x, self.cpe1.weight, self.cpe1.bias, sizes=sizes)
         u = self.norm1(x)
         gate = F.silu(self.gate_proj(u))
-        y = depthwise_silu(self.in_proj(u), self.dwconv.weight, self.dwconv.bias)
-        x = x + self.drop_path(self.out_proj(self.mixer(y, gate)))
-        x = depthwise_residual(x, self.cpe2.weight, self.cpe2.bias)
+        y = depthwise_silu(self.in_proj(u), self.dwconv.weight, self.dwconv.bias, sizes=sizes)
+        x = x + self.drop_path(self.out_proj(self.mixer(y, gate, sizes)))
+        x = depthwise_residual(x, self.cpe2.weight, self.cpe2.bias, sizes=sizes)
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import BaseModule
+from mmsema_kernels import zero_outside
 from mmsema_kernels.dispatch import check_window_size
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import register_backbone
 from .block import MambaLikeBlock
 from .mixers import AVERAGES, MIXERS, Mixer
+from .padding import Layers, halve, picture_sizes
 
 # width C of the first stage (doubled by every further one), blocks per stage, heads per stage
 ARCHITECTURES: Dict[str, dict] = {
@@ -34,18 +36,20 @@ class Stem(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         half = channels // 2
-        self.conv1 = nn.Sequential(*conv_bn(3, half, 3, stride=2), nn.ReLU(inplace=True))
-        self.conv2 = nn.Sequential(*conv_bn(half, half, 3), nn.ReLU(inplace=True), *conv_bn(half, half, 3))
-        self.conv3 = nn.Sequential(
+        self.conv1 = Layers(*conv_bn(3, half, 3, stride=2), nn.ReLU(inplace=True))
+        self.conv2 = Layers(*conv_bn(half, half, 3), nn.ReLU(inplace=True), *conv_bn(half, half, 3))
+        self.conv3 = Layers(
             *conv_bn(half, 4 * channels, 3, stride=2), nn.ReLU(inplace=True), *conv_bn(4 * channels, channels, 1)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv1(x)
-        return self.conv3(x + self.conv2(x))
+    def forward(self, x: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+        x = self.conv1(zero_outside(x, sizes, height_dim=2), sizes)
+        sizes = halve(sizes)
+        x = x + self.conv2(x, sizes)
+        return self.conv3(zero_outside(x, sizes, height_dim=2, inplace=True), sizes)
 
 
-class Downsample(nn.Sequential):
+class Downsample(Layers):
     """(B, C, H, W) -> (B, 2C, ceil(H/2), ceil(W/2)), between two stages."""
 
     def __init__(self, channels: int) -> None:
@@ -131,6 +135,10 @@ class SEMA(BaseModule):
     ``forward`` takes images (B, 3, H, W) of any H, W >= 1 and returns a tuple with one contiguous map
     (B, C_i, ceil(H/s_i), ceil(W/s_i)) per entry of ``out_indices``; s = 4, 8, 16, 32 and C_i = C * 2**i.
 
+    A picture (h, w) in a padded batch has the maps that it would have alone, ceil(h/s_i) x ceil(w/s_i), and 0 outside
+    them. Where it ends is seen in the batch, see ``pad_value``, or said by ``forward(x, sizes)``: (h, w) of every
+    picture in pixels, (B, 2), integers, on x's device.
+
     Args:
         arch: "pico", "tiny", "small", "base", or a dict with exactly the keys ``embed_dims`` (width C of the first
             stage), ``depths`` and ``num_heads`` (one number per stage).
@@ -141,6 +149,8 @@ class SEMA(BaseModule):
         frozen_stages: -1 freezes nothing, 0 the stem, k the stem and the first k stages.
         norm_eval: keep BatchNorm layers in eval mode (running statistics fixed) while training.
         with_cp: recompute the blocks in backward instead of storing their activations.
+        pad_value: what the host pads the pictures of a batch with, after normalisation: rows at the bottom and columns
+            on the right that are exactly this in all channels are no part of a picture. None takes batches as they are.
         mixer: "sema", or what it is compared with: "window" (no mean), "softmax" (over all tokens), "linear" (MILA's),
             "inline", "focused", "mala", "rala". :mod:`mmsema.models.mixers` has their equations and costs.
         averaging: what "sema" adds to window attention: "mean", "none", "max", "weighted" (softmax-weighted mean, one
@@ -161,6 +171,7 @@ class SEMA(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        pad_value: Optional[float] = 0.0,
         mixer: str = "sema",
         averaging: str = "mean",
         init_cfg: Optional[Union[dict, List[dict]]] = None,
@@ -178,6 +189,9 @@ class SEMA(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
+        if pad_value is not None and (isinstance(pad_value, bool) or not isinstance(pad_value, (int, float))):
+            raise TypeError(f"pad_value must be a number or None, got {pad_value!r}")
+        self.pad_value = pad_value
 
         blocks = sum(depths)
         rates = [drop_path_rate * i / max(blocks - 1, 1) for i in range(blocks)]
@@ -246,21 +260,25 @@ class SEMA(BaseModule):
             return sum(depths[: int(numbers[0]) + 1]), last + 1
         return last, last + 1
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, x: Tensor, sizes: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"x must be images of shape (B, 3, H, W), got {tuple(x.shape)}")
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        sizes = picture_sizes(x, sizes, self.pad_value)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last), sizes)
+        sizes = halve(halve(sizes))
         outputs = []
         for i, blocks in enumerate(self.stages):
             if i:
-                x = self.downsamples[i - 1](x)
+                x = self.downsamples[i - 1](x, sizes)
+                sizes = halve(sizes)
             x = x.permute(0, 2, 3, 1).contiguous()  # (B, H, W, C), without a copy: convolutions keep channels_last
             for block in blocks:
                 recompute = self.with_cp and self.training and torch.is_grad_enabled()
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+                x = checkpoint(block, x, sizes, use_reentrant=False) if recompute else block(x, sizes)
             if i in self.out_indices:
                 # contiguous NCHW: some consumers, mmcv's RoIAlign among them, misread channels_last maps
-                outputs.append(getattr(self, f"norm{i}")(x).permute(0, 3, 1, 2).contiguous())
+                out = zero_outside(getattr(self, f"norm{i}")(x), sizes, inplace=True)
+                outputs.append(out.permute(0, 3, 1, 2).contiguous())
             x = x.permute(0, 3, 1, 2)
         return tuple(outputs)
 

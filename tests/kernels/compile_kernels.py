@@ -37,7 +37,7 @@ EPILOGUES = {
 }
 # the kernels without the mean: name in the table, and the argument that is then None
 WINDOWS_ONLY = {"forward_windows": "mean", "backward_windows": "grad_mean"}
-FIELDS = ("kernel", "dtype", "precision", "head_dim", "window", "even", "rope", "capability")
+FIELDS = ("kernel", "dtype", "precision", "head_dim", "window", "even", "rope", "sized", "capability")
 MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma")
 
 
@@ -46,22 +46,26 @@ def configurations():
     for kernel in ("forward", "backward"):
         for dtype in ("fp16", "bf16"):
             for d in (16, 32, 64):
-                yield kernel, dtype, "tf32", d, 7, False, True
-            yield kernel, dtype, "tf32", 32, 7, True, True
+                yield kernel, dtype, "tf32", d, 7, False, True, False
+                yield kernel, dtype, "tf32", d, 7, False, True, True
+            yield kernel, dtype, "tf32", 32, 7, True, True, False
         for precision in ("tf32", "tf32x3"):
             for d in (16, 32):
-                yield kernel, "fp32", precision, d, 7, False, True
-        yield kernel, "bf16", "tf32", 32, 7, False, False
+                yield kernel, "fp32", precision, d, 7, False, True, False
+                yield kernel, "fp32", precision, d, 7, False, True, True
+        yield kernel, "bf16", "tf32", 32, 7, True, True, True
+        yield kernel, "bf16", "tf32", 32, 7, False, False, False
         for window in (4, 5, 8):
-            yield kernel, "bf16", "tf32", 32, window, False, True
+            yield kernel, "bf16", "tf32", 32, window, False, True, False
     for kernel in WINDOWS_ONLY:
-        yield kernel, "bf16", "tf32", 32, 7, False, True
+        yield kernel, "bf16", "tf32", 32, 7, False, True, False
     for dtype in DTYPES:
         for kernel in ("mean", *EPILOGUES, "depthwise_grad"):
-            yield kernel, dtype, "", "", "", "", ""
+            for sized in (False, True):
+                yield kernel, dtype, "", "", "", "", "", sized
 
 
-def attention_source(kernel, dtype, precision, d, window, even, rope):
+def attention_source(kernel, dtype, precision, d, window, even, rope, sized):
     forward = kernel.startswith("forward")
     fn = window_attention.forward_kernel if forward else window_attention.backward_kernel
     constants = dict(HEADS=HEADS, D=d, WINDOW=window, EVEN=even, PRECISION=precision)
@@ -72,19 +76,26 @@ def attention_source(kernel, dtype, precision, d, window, even, rope):
         constants["rope"] = None
     if kernel in WINDOWS_ONLY:
         constants[WINDOWS_ONLY[kernel]] = None
+    if not sized:
+        constants["sizes"] = None
     types = dict.fromkeys(("mean", "grad_mean", "rope"), "*fp32")
-    types.update(dict.fromkeys(("q", "k", "v", "out", "grad", "grad_qk", "grad_v"), f"*{dtype}"), scale="fp32")
+    types.update(
+        dict.fromkeys(("q", "k", "v", "out", "grad", "grad_qk", "grad_v"), f"*{dtype}"), scale="fp32", sizes="*i32"
+    )
     return fn, constants, types
 
 
-def mean_source(dtype):
+def mean_source(dtype, sized):
     constants = dict(
         CHANNELS=HEADS * 32, BLOCK_TOKENS=token_mean.BLOCK_TOKENS, BLOCK_CHANNELS=token_mean.BLOCK_CHANNELS
     )
-    return token_mean.mean_kernel, constants, dict(x=f"*{dtype}", out="*fp32", factor="fp32")
+    constants.update(MASK=sized, DIVIDE=sized)
+    if not sized:
+        constants["sizes"] = None
+    return token_mean.mean_kernel, constants, dict(x=f"*{dtype}", sizes="*i32", out="*fp32", factor="fp32")
 
 
-def depthwise_source(kernel, dtype):
+def depthwise_source(kernel, dtype, sized):
     C = HEADS * 32
     constants = dict(C=C, BLOCK_C=depthwise_kernels.block_channels(C), COLS=depthwise_kernels.COLS)
     if kernel == "depthwise_grad":
@@ -94,18 +105,20 @@ def depthwise_source(kernel, dtype):
         fn = depthwise_kernels.forward_kernel
         constants.update(ROWS=depthwise_kernels.FORWARD_ROWS, EPILOGUE=kernel)
         constants.update(dict.fromkeys(set(EPILOGUES["gate_grad"]) - set(EPILOGUES[kernel])))
+    if not sized:
+        constants["sizes"] = None
     types = dict.fromkeys(("x", "grad", "attention", "gate", "out", "grad_x", "grad_gate"), f"*{dtype}")
-    return fn, constants, dict(types, taps="*fp32", bias="*fp32", sums="*fp32")
+    return fn, constants, dict(types, taps="*fp32", bias="*fp32", sums="*fp32", sizes="*i32")
 
 
 def compile_one(job):
     kernel, dtype, *rest, capability = job
     if kernel == "mean":
-        fn, constants, types = mean_source(dtype)
+        fn, constants, types = mean_source(dtype, rest[-1])
     elif kernel in ("forward", "backward", *WINDOWS_ONLY):
         fn, constants, types = attention_source(kernel, dtype, *rest)
     else:
-        fn, constants, types = depthwise_source(kernel, dtype)
+        fn, constants, types = depthwise_source(kernel, dtype, rest[-1])
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in fn.arg_names}
     aligned = [n.startswith("*") for n in signature.values()]  # pointers, and strides: all are multiples of 16 elements
     attributes = {

@@ -1,18 +1,26 @@
 """What those mixers share that attend over all tokens of a picture."""
 
+from typing import Optional
+
 import torch
-from mmsema_kernels import apply_rope, expand_rope_table, rope_table
+from mmsema_kernels import apply_rope, count_tokens, expand_rope_table, real_tokens, rope_table
 from torch import Tensor
 
 from .base import Mixer
 
 
 class Tokens:
-    """The n = H * W tokens of each picture in a batch of maps (B, H, W, C): position, heads, mean."""
+    """The tokens of each picture in a batch of maps (B, H, W, C): position, heads, number, mean.
 
-    def __init__(self, maps: Tensor, num_heads: int) -> None:
+    With ``sizes``, see :class:`Mixer`, those outside the pictures stay in the rows, and what sums over rows leaves them
+    out: ``count`` is n, H * W or (B, 1, 1, 1), and ``real`` tells which rows are tokens, (B, 1, n, 1), or is None.
+    """
+
+    def __init__(self, maps: Tensor, num_heads: int, sizes: Optional[Tensor] = None) -> None:
         B, H, W, C = maps.shape
-        self.shape, self.device, self.num_heads, self.count = (B, H, W, C), maps.device, num_heads, H * W
+        self.shape, self.device, self.num_heads = (B, H, W, C), maps.device, num_heads
+        self.count = count_tokens(maps, sizes)
+        self.real = None if sizes is None else real_tokens(sizes, H, W).reshape(B, 1, H * W, 1)
 
     def rope(self, *maps: Tensor) -> list:
         """Rotate maps (B, H, W, C) by their tokens' place on the map."""
@@ -22,16 +30,20 @@ class Tokens:
 
     def split(self, *maps: Tensor) -> list:
         """(B, H, W, C) -> (B, heads, n, d) each."""
-        B = self.shape[0]
-        return [t.contiguous().reshape(B, self.count, self.num_heads, -1).transpose(1, 2) for t in maps]
+        B, H, W, _ = self.shape
+        return [t.contiguous().reshape(B, H * W, self.num_heads, -1).transpose(1, 2) for t in maps]
 
     def merge(self, rows: Tensor) -> Tensor:
         """(B, heads, n, d) -> (B, H, W, C)."""
         return rows.transpose(1, 2).reshape(self.shape)
 
+    def fill(self, rows: Tensor, value: float) -> Tensor:
+        """(B, heads, n, d), with ``value`` in the rows that are no tokens."""
+        return rows if self.real is None else rows.masked_fill(~self.real, value)
+
     def mean(self, rows: Tensor) -> Tensor:
         """(B, heads, n, d) -> (B, heads, 1, d)."""
-        return rows.mean(2, keepdim=True)
+        return self.fill(rows, 0).sum(2, keepdim=True) / self.count
 
 
 class LinearAttention(Mixer):
@@ -40,12 +52,15 @@ class LinearAttention(Mixer):
     It runs in float32 or wider, whatever the maps' dtype and autocast.
     """
 
-    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+    def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         with torch.autocast(v.device.type, enabled=False):
             dtype = torch.promote_types(v.dtype, torch.float32)
             q, k = qk.to(dtype).chunk(2, dim=-1)
-            return self.attend_all(q, k, v.to(dtype), Tokens(v, self.num_heads)).to(v.dtype)
+            return self.attend_all(q, k, v.to(dtype), Tokens(v, self.num_heads, sizes)).to(v.dtype)
 
     def attend_all(self, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> Tensor:
-        """Maps (B, H, W, C), float32 or wider, before the feature map and RoPE -> (B, H, W, C)."""
+        """Maps (B, H, W, C), float32 or wider, before the feature map and RoPE -> (B, H, W, C).
+
+        v is 0 outside the pictures, so that sums of keys and values need no care.
+        """
         raise NotImplementedError

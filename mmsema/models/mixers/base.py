@@ -1,5 +1,7 @@
 """What every token mixer shares."""
 
+from typing import Optional
+
 from mmsema_kernels import lepe_gate
 from torch import Tensor, nn
 
@@ -10,6 +12,14 @@ class Mixer(nn.Module):
     ::
 
         out = gate * (attend(x) + LePE(x))
+
+    A mixer defines ``attend``. With ``sizes``, the (h, w) of every picture of a padded batch in tokens, (B, 2), int32,
+    each picture gets what it would get alone: nothing outside it takes part in a sum. v is 0 there, but q and k are the
+    projection's bias; what ``attend`` returns there is not read, but must be finite. ``mmsema_kernels`` has what that
+    needs, for any device and compiler: ``zero_outside(x, sizes)``; ``mean_tokens(x, sizes)`` and
+    ``count_tokens(x, sizes)`` for maps that are 0 outside; and, where sizes is not None, ``real_tokens(sizes, H, W)``,
+    a mask, and ``each_alone(run, sizes, *maps)``, a loop over the pictures, for definitions and for the CPU
+    (``can_read(sizes)``).
     """
 
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
@@ -19,9 +29,11 @@ class Mixer(nn.Module):
         self.qk_proj = nn.Linear(channels, 2 * channels)
         self.lepe = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
-    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+    def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         """(B, H, W, 2C), q and k side by side, and (B, H, W, C) -> (B, H, W, C)."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:  # (B, H, W, C) each -> (B, H, W, C)
-        return lepe_gate(self.attend(self.qk_proj(x), x), x, self.lepe.weight, self.lepe.bias, gate)
+    def forward(self, x: Tensor, gate: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+        """(B, H, W, C) each -> (B, H, W, C), 0 outside the pictures."""
+        out = self.attend(self.qk_proj(x), x, sizes)
+        return lepe_gate(out, x, self.lepe.weight, self.lepe.bias, gate, sizes=sizes)

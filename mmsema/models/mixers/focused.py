@@ -1,5 +1,7 @@
 """Focused linear attention (FLatten, arXiv 2308.00442)."""
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,10 +30,10 @@ class FocusedMixer(LinearAttention):
         self.scale = nn.Parameter(torch.zeros(channels))  # t
         self.conv = nn.Conv2d(d, d, 5, padding=2, groups=d)
 
-    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+    def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         weight, bias = self.conv.weight.repeat(self.num_heads, 1, 1, 1), self.conv.bias.repeat(self.num_heads)
         conv = F.conv2d(v.permute(0, 3, 1, 2), weight, bias, padding=2, groups=v.shape[-1])
-        return super().attend(qk, v) + conv.permute(0, 2, 3, 1)
+        return super().attend(qk, v, sizes) + conv.permute(0, 2, 3, 1)
 
     def attend_all(self, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> Tensor:
         scale = F.softplus(self.scale.to(v.dtype))

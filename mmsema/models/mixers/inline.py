@@ -1,7 +1,9 @@
 """Injective linear attention (InLine, arXiv 2412.06590)."""
 
-import torch
+from typing import Optional
+
 import torch.nn.functional as F
+from mmsema_kernels import mean_tokens
 from mmsema_kernels.launch import is_exporting
 from torch import Tensor, nn
 
@@ -28,11 +30,11 @@ class InLineMixer(LinearAttention):
             nn.Conv1d(channels, 9 * channels, 1, groups=num_heads),
         )
 
-    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+    def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         B, _, _, C = v.shape
-        mean = v.mean((1, 2), dtype=torch.promote_types(v.dtype, torch.float32)).to(v.dtype)  # (B, C)
-        kernels = self.local_kernel(mean[..., None]).view(B, C, 3, 3)
-        return super().attend(qk, v) + self.convolve(v, kernels)
+        mean = mean_tokens(v, sizes).to(v.dtype).reshape(B, C, 1)
+        kernels = self.local_kernel(mean).view(B, C, 3, 3)
+        return super().attend(qk, v, sizes) + self.convolve(v, kernels)
 
     def attend_all(self, q: Tensor, k: Tensor, v: Tensor, tokens: Tokens) -> Tensor:
         q, k, v = tokens.split(q, k, v)

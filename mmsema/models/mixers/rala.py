@@ -1,5 +1,6 @@
 """Rank-augmented linear attention (RALA, arXiv 2411.07635)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,6 +22,6 @@ class RALAMixer(LinearAttention):
         q, k = F.elu(q) + 1, F.elu(k) + 1
         q, k, q_rope, k_rope, v = tokens.split(q, k, *tokens.rope(q, k), v)
         scores = k @ tokens.mean(q).transpose(-2, -1) * v.shape[-1] ** -0.5  # (B, heads, n, 1)
-        share = scores.softmax(2)
+        share = tokens.fill(scores, -torch.inf).softmax(2)
         norm = 1 / (q @ (share * k).sum(2)[..., None] + 1e-6)  # (B, heads, n, 1)
         return tokens.merge(q_rope @ (k_rope.transpose(-2, -1) @ (share * v)) * norm)

@@ -29,8 +29,15 @@ class SEMAMixer(Mixer):
         self.average = None if average is None else average(channels, num_heads)
         self.register_buffer("rope", rope_table(window_size, channels), persistent=False)
 
-    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
+    def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         out = sema_attention_packed(
-            qk, v, self.num_heads, self.window_size, scale=self.scale, rope=self.rope, mean=self.averaging == "mean"
+            qk,
+            v,
+            self.num_heads,
+            self.window_size,
+            scale=self.scale,
+            rope=self.rope,
+            mean=self.averaging == "mean",
+            sizes=sizes,
         )
-        return out if self.average is None else (out + self.average(qk, v)).to(out.dtype)
+        return out if self.average is None else (out + self.average(qk, v, sizes)).to(out.dtype)

@@ -1,5 +1,7 @@
 """Softmax attention over all tokens."""
 
+from typing import Optional
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,7 +19,8 @@ class SoftmaxMixer(Mixer):
     ``scaled_dot_product_attention`` computes it, in the maps' dtype with sums in float32 and in memory linear in n.
     """
 
-    def attend(self, qk: Tensor, v: Tensor) -> Tensor:
-        tokens = Tokens(v, self.num_heads)
+    def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+        tokens = Tokens(v, self.num_heads, sizes)
         q, k, v = tokens.split(*tokens.rope(*qk.chunk(2, dim=-1)), v)
-        return tokens.merge(F.scaled_dot_product_attention(q, k, v))
+        mask = None if tokens.real is None else tokens.real.transpose(-2, -1)  # (B, 1, 1, n)
+        return tokens.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
