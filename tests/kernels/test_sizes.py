@@ -26,8 +26,9 @@ from torch.library import opcheck
 
 BACKENDS = ["reference", "torch", "torch by masks", "padded", "triton"]
 OPS = ["attention", "packed", "residual", "silu", "lepe_gate"]
-# maps of 20 x 17: full, cut in a window, at windows' edges, one token, one row, whole strips of the kernels outside
-SIZES = [(20, 17), (5, 9), (14, 7), (1, 1), (1, 17), (20, 2)]
+# maps of 18 x 10: full, cut in windows, at a window's edge, one token; whole windows and strips of the kernels outside
+MAP = (18, 10)
+SIZES = [(18, 10), (17, 3), (7, 8), (1, 1)]
 WINDOW, HEADS, C = 7, 2, 32
 
 
@@ -36,8 +37,8 @@ def backend(request, monkeypatch):
     if request.param == "triton":
         pytest.importorskip("triton", "3.2")
     if request.param == "torch by masks":
-        monkeypatch.setattr(sizes, "can_read", lambda sizes: False)
-        monkeypatch.setattr(eager, "can_read", lambda sizes: False)
+        for module in (sizes, eager):
+            monkeypatch.setattr(module, "can_read", lambda sizes: False)
         return "torch"
     return request.param
 
@@ -49,9 +50,9 @@ def as_sizes(pairs):
 def run(op, x, y, z, weight, bias, backend="triton", sizes=None):
     """Any of OPS on maps (B, H, W, C); what it does not take is left alone."""
     options = dict(backend=backend, sizes=sizes)
-    if op == "attention":
+    if op == "attention":  # without the mean
         heads = [t.unflatten(-1, (HEADS, -1)) for t in (y, z, x)]
-        return sema_attention(*heads, WINDOW, rope=rope_table(WINDOW, C, x.device), **options).flatten(-2)
+        return sema_attention(*heads, WINDOW, rope=rope_table(WINDOW, C, x.device), mean=False, **options).flatten(-2)
     if op == "packed":
         qk = torch.cat([y, z], -1)
         return sema_attention_packed(qk, x, HEADS, WINDOW, rope=rope_table(WINDOW, C, x.device), **options)
@@ -69,7 +70,7 @@ def alone(op, x, y, z, weight, bias, *, pairs):
         x1, y1, z1 = (t[b : b + 1, :h, :w].double() for t in (x, y, z))
         if op in ("attention", "packed"):
             heads = [t.unflatten(-1, (HEADS, -1)) for t in (y1, z1, x1)]
-            out = definition(*heads, WINDOW, rope=True).flatten(-2)
+            out = definition(*heads, WINDOW, rope=True, mean=op == "packed").flatten(-2)
         else:
             chw = F.conv2d(x1.permute(0, 3, 1, 2), weight.double(), bias.double(), padding=1, groups=C)
             out = chw.permute(0, 2, 3, 1)
@@ -84,7 +85,7 @@ def poisoned(t, pairs):
     return t.detach().masked_fill(outside[..., None], torch.nan).requires_grad_()
 
 
-def random_inputs(dtype, pairs=SIZES, size=(20, 17)):
+def random_inputs(dtype, pairs=SIZES, size=MAP):
     """The arguments of :func:`run`, NaN outside the pictures, and such a gradient of its output."""
     *maps, grad = (poisoned(t, pairs) for t in random_maps((len(pairs), *size, C), dtype, count=4))
     (weight,) = random_maps((C, 1, 3, 3), dtype, count=1, seed=1)
@@ -119,7 +120,7 @@ def test_a_picture_gets_what_it_gets_alone(op, dtype, backend, monkeypatch):
     inputs, grad = random_inputs(dtype)
     actual = output_and_used_gradients(partial(run, op, backend=backend, sizes=as_sizes(SIZES)), op, inputs, grad)
     expected = output_and_used_gradients(partial(alone, op, pairs=SIZES), op, inputs, grad.double())
-    outside = ~real_tokens(as_sizes(SIZES), 20, 17)
+    outside = ~real_tokens(as_sizes(SIZES), *MAP)
     for a, e in zip(actual, expected, strict=True):
         if dtype == torch.float64 and op in ("attention", "packed"):  # the table of RoPE holds float32
             torch.testing.assert_close(a, e, rtol=0, atol=1e-5)
@@ -139,6 +140,7 @@ def test_sizes_of_full_maps_change_nothing(op, backend):
 
 
 @needs_compiler
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch", "triton"])
 def test_compiles_to_one_graph_for_all_sizes(backend):
     """Whole graphs: nothing reads the sizes."""
@@ -168,7 +170,7 @@ def test_operators_pass_opcheck():
     x, y, z, grad = (t.detach() for t in random_maps((2, 5, 6, 16), torch.float32, count=4))
     (weight,), (bias,) = random_maps((16, 1, 3, 3), torch.float32, count=1), random_maps((16,), torch.float32, count=1)
     weight, bias, sizes, ops = weight.detach(), bias.detach(), as_sizes(pairs), torch.ops.mmsema
-    attention = (x, y, z, rope_table(7, 16, x.device), 1, 7, 0.25, sizes)
+    attention = (x, y, z, rope_table(7, 16, x.device), 1, 7, 0.25, True, sizes)
     opcheck(ops.window_attention.default, attention)
     opcheck(ops.window_attention_backward.default, (grad, *attention))
     opcheck(ops.depthwise_residual.default, (weight, bias, x, sizes))
