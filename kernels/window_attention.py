@@ -31,7 +31,7 @@ FORWARD_HEADS = {(2, 16): 2, (2, 32): 2, (2, 64): 1, (4, 16): 1, (4, 32): 1}
 def _locate(sizes, H, W, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr, EVEN: tl.constexpr):
     """The program's window: map index of its first token, int64; row, column and existence of its TOKENS slots.
 
-    With sizes, (B, 2), those exist that are the picture's. Last: which slots are the map's.
+    With sizes, (B, 2), those exist that are the picture's. Last: which are the map's and not the picture's.
     """
     top = tl.program_id(1) * WINDOW
     left = tl.program_id(0) // PROGRAMS * WINDOW
@@ -39,15 +39,17 @@ def _locate(sizes, H, W, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr, TOKENS: t
     slot = tl.arange(0, TOKENS)
     row = slot // WINDOW
     col = slot % WINDOW
-    stored = slot < WINDOW * WINDOW
+    real = slot < WINDOW * WINDOW
     if not EVEN:
-        stored = stored & (row < H - top) & (col < W - left)
-    real = stored
+        real = real & (row < H - top) & (col < W - left)
+    outside = real
     if sizes is not None:
         h = tl.load(sizes + 2 * tl.program_id(2))
         w = tl.load(sizes + 2 * tl.program_id(2) + 1)
-        real = real & (row < h - top) & (col < w - left)
-    return first, row, col, real, stored
+        inside = (row < h - top) & (col < w - left)
+        outside = real & ~inside
+        real = real & inside
+    return first, row, col, real, outside
 
 
 @triton.jit
@@ -147,17 +149,17 @@ def forward_kernel(
     read the same cache lines. One program computes HEADS_PER_PROGRAM heads of one window, a tile of (TOKENS, D) each.
     """
     PROGRAMS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
-    first, row, col, real, stored = _locate(sizes, H, W, PROGRAMS, WINDOW, TOKENS, EVEN)
+    first, row, col, real, outside = _locate(sizes, H, W, PROGRAMS, WINDOW, TOKENS, EVEN)
     token = row * W + col
     q += first * q_stride
     k += first * k_stride
     v += first * v_stride
     out += first * (HEADS * D)
-    if sizes is not None:  # noqa: SIM102 (the compiler knows it, and not the other)
+    if sizes is not None:
+        channels = tl.program_id(0) % PROGRAMS * (HEADS_PER_PROGRAM * D) + tl.arange(0, HEADS_PER_PROGRAM * D)
+        zeros = tl.zeros((TOKENS, HEADS_PER_PROGRAM * D), out.dtype.element_ty)
+        tl.store(out + token[:, None] * (HEADS * D) + channels[None, :], zeros, mask=outside[:, None])
         if _is_outside(sizes, PROGRAMS, WINDOW):
-            channel = tl.program_id(0) % PROGRAMS * (HEADS_PER_PROGRAM * D) + tl.arange(0, HEADS_PER_PROGRAM * D)
-            zeros = tl.zeros((TOKENS, HEADS_PER_PROGRAM * D), out.dtype.element_ty)
-            tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], zeros, mask=stored[:, None])
             return
     if mean is not None:
         mean += tl.program_id(2) * (HEADS * D)
@@ -172,9 +174,7 @@ def forward_kernel(
         o = tl.dot(p.to(vt.dtype), vt, input_precision=PRECISION) * (1 / total)[:, None]
         if mean is not None:
             o += tl.load(mean + channel)[None, :]
-        if sizes is not None:
-            o = tl.where(real[:, None], o, 0.0)
-        tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], o.to(vt.dtype), mask=stored[:, None])
+        tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], o.to(vt.dtype), mask=real[:, None])
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -214,19 +214,18 @@ def backward_kernel(
         dQ = dS K      dK = dS^T Q      dV = P^T dO + mean(dO)
     """
     C: tl.constexpr = HEADS * D
-    first, row, col, real, stored = _locate(sizes, H, W, HEADS, WINDOW, TOKENS, EVEN)
+    first, row, col, real, outside = _locate(sizes, H, W, HEADS, WINDOW, TOKENS, EVEN)
     token = row * W + col
     head = tl.program_id(0) % HEADS
     channel = head * D + tl.arange(0, D)
     mask = real[:, None]
-    stored = stored[:, None]
-    if sizes is not None:  # noqa: SIM102 (the compiler knows it, and not the other)
+    if sizes is not None:
+        zeros = tl.zeros((TOKENS, D), grad_v.dtype.element_ty)
+        outside_qk = grad_qk + first * (2 * C) + token[:, None] * (2 * C) + channel[None, :]
+        tl.store(outside_qk, zeros, mask=outside[:, None])
+        tl.store(outside_qk + C, zeros, mask=outside[:, None])
+        tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], zeros, mask=outside[:, None])
         if _is_outside(sizes, HEADS, WINDOW):
-            zeros = tl.zeros((TOKENS, D), grad_v.dtype.element_ty)
-            grad_qk += first * (2 * C) + token[:, None] * (2 * C) + channel[None, :]
-            tl.store(grad_qk, zeros, mask=stored)
-            tl.store(grad_qk + C, zeros, mask=stored)
-            tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], zeros, mask=stored)
             return
     q += first * q_stride + token[:, None] * q_stride + channel[None, :]
     k += first * k_stride + token[:, None] * k_stride + channel[None, :]
@@ -242,9 +241,7 @@ def backward_kernel(
     dv = tl.dot(tl.trans(p.to(gt.dtype)), gt, input_precision=PRECISION)
     if grad_mean is not None:
         dv += tl.load(grad_mean + tl.program_id(2) * C + channel)[None, :]
-    if sizes is not None:
-        dv = tl.where(mask, dv, 0.0)
-    tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(gt.dtype), mask=stored)
+    tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(gt.dtype), mask=mask)
 
     vt = tl.load(v, mask=mask, other=0.0)  # as late as this, for the registers' sake
     dp = tl.dot(gt, tl.trans(vt), input_precision=PRECISION)
@@ -257,11 +254,11 @@ def backward_kernel(
     even = tl.dot(ds, k_even, input_precision=PRECISION)
     odd = tl.dot(ds, k_odd, input_precision=PRECISION)
     even, odd = _turn(even, odd, cos, -sin)
-    tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=stored)
+    tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=mask)
     even = tl.dot(dst, q_even, input_precision=PRECISION)
     odd = tl.dot(dst, q_odd, input_precision=PRECISION)
     even, odd = _turn(even, odd, cos, -sin)
-    tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=stored)
+    tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=mask)
 
 
 def tile_tokens(window_size: int) -> int:
