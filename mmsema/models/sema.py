@@ -296,6 +296,7 @@ class MILA(SEMA):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        pad_value: Optional[float] = 0.0,
         init_cfg: Optional[Union[dict, List[dict]]] = None,
     ) -> None:
         super().__init__(
@@ -306,6 +307,7 @@ class MILA(SEMA):
             frozen_stages,
             norm_eval,
             with_cp,
+            pad_value,
             "linear",
             init_cfg=init_cfg,
         )

@@ -15,11 +15,10 @@ class Mixer(nn.Module):
 
     A mixer defines ``attend``. With ``sizes``, the (h, w) of every picture of a padded batch in tokens, (B, 2), int32,
     each picture gets what it would get alone: nothing outside it takes part in a sum. v is 0 there, but q and k are the
-    projection's bias; what ``attend`` returns there is not read, but must be finite. ``mmsema_kernels`` has what that
-    needs, for any device and compiler: ``zero_outside(x, sizes)``; ``mean_tokens(x, sizes)`` and
-    ``count_tokens(x, sizes)`` for maps that are 0 outside; and, where sizes is not None, ``real_tokens(sizes, H, W)``,
-    a mask, and ``each_alone(run, sizes, *maps)``, a loop over the pictures, for definitions and for the CPU
-    (``can_read(sizes)``).
+    projection's bias; what ``attend`` returns there is not read, but must be finite. ``Tokens`` in all_tokens.py has
+    what mixers over all tokens need, ``mmsema_kernels`` the rest, for any device and compiler: ``zero_outside``,
+    ``mean_tokens`` and ``count_tokens`` (for maps that are 0 outside) also where sizes is None, ``real_tokens`` (a
+    mask) and ``each_alone`` (a loop over the pictures, for definitions) where it is not.
     """
 
     def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
