@@ -24,6 +24,7 @@ from ..apis import PathLike, load_model, read_picture
 from ..engine import UsageError
 from ..models import SEMA
 from ..models.mixers import SEMAMixer
+from ..models.padding import picture_sizes
 
 QUERY = dict(fill=False, edgecolor="cyan", linewidth=1.5)
 
@@ -227,7 +228,8 @@ def draw_features(
         config: path of a config with a SEMA backbone, or name of one that mmsema ships.
         image: path of a picture.
         checkpoint: weights; without them they are random, and the sheets say so.
-        position: of the query, x and y as shares of the width and height that the model sees (with its padding).
+        position: of the query, x and y as shares of the width and height that the model sees (without padding, unless
+            the backbone has ``pad_value=None``).
         out_dir: made if it does not exist.
 
     Raises:
@@ -244,6 +246,10 @@ def draw_features(
     if not isinstance(mixer, SEMAMixer) or mixer.averaging != "mean":
         raise UsageError(f"the backbone must be SEMA with its own mixer and the mean, {config} has another one")
     images = loaded.prepare(pixels)
+    sizes = picture_sizes(images, None, backbone.pad_value)
+    if sizes is not None:  # the maps of a padded picture are those of the picture alone
+        h, w = sizes[0].tolist()
+        images = images[:, :, :h, :w]
     stages, picture = run_stages(backbone, images), shown_picture(images, loaded.cfg)
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
