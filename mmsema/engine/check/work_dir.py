@@ -18,7 +18,9 @@ def problem_of_work_dir(work_dir: str, resume: bool) -> Optional[str]:
         return f"work_dir {work_dir}: {there} is a file, not a folder"
     if not os.access(there, os.W_OK | os.X_OK):
         return f"work_dir {work_dir}: {there} cannot be written to"
-    saved = sorted(path.name for pattern in ("epoch_*", "iter_*") for path in folder.glob(f"{pattern}.pth"))
+    saved = sorted(
+        path.name for pattern in ("epoch_*", "iter_*", "interrupted") for path in folder.glob(f"{pattern}.pth")
+    )
     if saved and not resume:
         names = ", ".join(saved[:3]) + (", ..." if len(saved) > 3 else "")
         return (
