@@ -29,7 +29,7 @@ class Misbehave(BaseTransform):
 
     def transform(self, results: dict) -> dict:
         self.count += 1
-        if self.count == 6:
+        if self.count == 14:  # of the fourth batch, asked for after the first iteration
             if self.how == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             elif self.how == "hangs":
