@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..registry import register_backbone
 from .block import MambaLikeBlock
-from .mixers import AVERAGES, MIXERS, Mixer
+from .mixers import AVERAGES, MIXERS, Mixer, SEMAMixer
 from .padding import Layers, halve, picture_sizes
 
 # width C of the first stage (doubled by every further one), blocks per stage, heads per stage
@@ -114,7 +114,7 @@ def _parse_mixer(mixer: str, averaging: str) -> Callable[[int, int, int], Mixer]
         return MIXERS[mixer]
     if mixer != "sema":
         raise ValueError(f"averaging must be 'mean' unless mixer is 'sema', got {averaging!r} with mixer {mixer!r}")
-    return partial(MIXERS[mixer], averaging=averaging)
+    return partial(SEMAMixer, averaging=averaging)
 
 
 def _loud(init_cfg: Any) -> Any:

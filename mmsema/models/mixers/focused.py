@@ -31,7 +31,7 @@ class FocusedMixer(LinearAttention):
         self.conv = nn.Conv2d(d, d, 5, padding=2, groups=d)
 
     def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
-        weight, bias = self.conv.weight.repeat(self.num_heads, 1, 1, 1), self.conv.bias.repeat(self.num_heads)
+        weight, bias = (p.repeat(self.num_heads, *[1] * (p.ndim - 1)) for p in self.conv.parameters())
         conv = F.conv2d(v.permute(0, 3, 1, 2), weight, bias, padding=2, groups=v.shape[-1])
         return super().attend(qk, v, sizes) + conv.permute(0, 2, 3, 1)
 

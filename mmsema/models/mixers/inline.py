@@ -49,7 +49,8 @@ class InLineMixer(LinearAttention):
         if is_exporting():  # the batch size may not stand among a convolution's arguments: nine shifted maps
             around = F.pad(v, (0, 0, 1, 1, 1, 1))
             taps = kernels.permute(2, 3, 0, 1)[:, :, :, None, None]  # (3, 3, B, 1, 1, C)
-            return sum(taps[i, j] * around[:, i : i + H, j : j + W] for i in range(3) for j in range(3))
+            shifted = [taps[i, j] * around[:, i : i + H, j : j + W] for i in range(3) for j in range(3)]
+            return torch.stack(shifted).sum(0)
         maps = v.permute(0, 3, 1, 2).reshape(1, B * C, H, W)
         out = F.conv2d(maps, kernels.reshape(B * C, 1, 3, 3), padding=1, groups=B * C)
         return out.view(B, C, H, W).permute(0, 2, 3, 1)

@@ -1,0 +1,63 @@
+"""SEMA with one part taken out or changed, for comparison only: what each part does is a question, not an option.
+
+Importing this file adds them to what ``SEMA(mixer=...)`` accepts. In a config::
+
+    custom_imports = dict(imports=["mmsema.analysis.ablations"], allow_failed_imports=False)
+    model = dict(backbone=dict(mixer="sema_no_rope"))
+"""
+
+import torch
+from torch import Tensor
+
+from ..models.mixers import MIXERS, SEMAMixer
+
+
+class WithoutRope(SEMAMixer):
+    """q and k are not rotated: inside a window, attention does not know where its tokens are."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
+        super().__init__(channels, num_heads, window_size)
+        self.rope = None
+
+
+class WithoutLepe(SEMAMixer):
+    """No depthwise convolution of the values beside attention: ``gate * attend(x)``."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
+        super().__init__(channels, num_heads, window_size)
+        del self.lepe
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """(B, H, W, C) each -> (B, H, W, C)."""
+        return gate * self.attend(self.qk_proj(x), x)
+
+
+class WithoutGate(SEMAMixer):
+    """No gate: ``attend(x) + LePE(x)``. The block still has the gate's projection, which then learns nothing."""
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """(B, H, W, C) each -> (B, H, W, C)."""
+        return super().forward(x, torch.ones_like(gate))
+
+
+class Unscaled(SEMAMixer):
+    """Scores q . k as they are, not divided by the root of d."""
+
+    scale = 1.0
+
+
+class ScaledByDimension(SEMAMixer):
+    """Scores divided by d instead of its root."""
+
+    def __init__(self, channels: int, num_heads: int, window_size: int) -> None:
+        super().__init__(channels, num_heads, window_size)
+        self.scale = num_heads / channels
+
+
+MIXERS.update(
+    sema_no_rope=WithoutRope,
+    sema_no_lepe=WithoutLepe,
+    sema_no_gate=WithoutGate,
+    sema_scale_1=Unscaled,
+    sema_scale_d=ScaledByDimension,
+)
