@@ -6,7 +6,10 @@ Importing this file adds them to what ``SEMA(mixer=...)`` accepts. In a config::
     model = dict(backbone=dict(mixer="sema_no_rope"))
 """
 
+from typing import Optional
+
 import torch
+from mmsema_kernels import zero_outside
 from torch import Tensor
 
 from ..models.mixers import MIXERS, SEMAMixer
@@ -27,17 +30,17 @@ class WithoutLepe(SEMAMixer):
         super().__init__(channels, num_heads, window_size)
         del self.lepe
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        """(B, H, W, C) each -> (B, H, W, C)."""
-        return gate * self.attend(self.qk_proj(x), x)
+    def forward(self, x: Tensor, gate: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+        """(B, H, W, C) each -> (B, H, W, C), 0 outside the pictures."""
+        return zero_outside(gate * self.attend(self.qk_proj(x), x, sizes), sizes)
 
 
 class WithoutGate(SEMAMixer):
     """No gate: ``attend(x) + LePE(x)``. The block still has the gate's projection, which then learns nothing."""
 
-    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
-        """(B, H, W, C) each -> (B, H, W, C)."""
-        return super().forward(x, torch.ones_like(gate))
+    def forward(self, x: Tensor, gate: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
+        """(B, H, W, C) each -> (B, H, W, C), 0 outside the pictures."""
+        return super().forward(x, torch.ones_like(gate), sizes)
 
 
 class Unscaled(SEMAMixer):

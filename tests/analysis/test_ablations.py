@@ -39,3 +39,14 @@ def test_backbone_takes_them():
     model = SEMA("pico", mixer="sema_no_lepe", out_indices=0)
     assert not [name for name in model.state_dict() if "lepe" in name]
     assert model(torch.randn(2, 3, 20, 24))[0].shape == (2, 32, 5, 6)
+
+
+@pytest.mark.parametrize("name", [name for name in MIXERS if name.startswith("sema_")])
+def test_padded_batch(name):
+    """A picture of 5 x 6 tokens on a map of 9 x 10 gets what it gets alone."""
+    torch.manual_seed(0)
+    mixer = MIXERS[name](32, 2, 4).double()
+    x, gate = torch.randn(2, 1, 9, 10, 32, dtype=torch.double)
+    x[:, 5:], x[:, :, 6:] = 0, 0
+    out = mixer(x, gate, torch.tensor([[5, 6]], dtype=torch.int32))
+    torch.testing.assert_close(out[:, :5, :6], mixer(x[:, :5, :6], gate[:, :5, :6]), rtol=1e-10, atol=1e-10)

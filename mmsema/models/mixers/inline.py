@@ -2,6 +2,7 @@
 
 from typing import Optional
 
+import torch
 import torch.nn.functional as F
 from mmsema_kernels import mean_tokens
 from mmsema_kernels.launch import is_exporting
