@@ -56,7 +56,10 @@ def annotated_classes(dataset: dict) -> str:
 
 
 def check_classes(cfg: Config) -> List[Tuple[str, str]]:
-    """Place and text of every ``num_classes`` that is not the number of classes of the data."""
+    """Place and text of every ``num_classes`` that is not the number of classes of the data.
+
+    A detector's must be that number; other heads may have more, for weights that were trained with more.
+    """
     scope = cfg.get("default_scope") or "mmengine"
     found = {}
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
@@ -69,9 +72,10 @@ def check_classes(cfg: Config) -> List[Tuple[str, str]]:
         return []
     ((count, (source, loader, dataset)),) = found.items()
     faults = []
+    exact = scope == "mmdet" and "language_model" not in (cfg.get("model") or {})  # as mmdet's NumClassCheckHook has it
     for path, head in heads_in(cfg.get("model"), cfg.get("data_preprocessor")):
         declared = head.get("num_classes")
-        if isinstance(declared, int) and declared != count:
+        if isinstance(declared, int) and (declared != count if exact else 1 < declared < count):
             text = f"must be {count}, the classes of {loader} (by {source}), got {declared}"
             faults.append((f"{path}.num_classes", text + (annotated_classes(dataset) if source != "metainfo" else "")))
     return faults

@@ -30,7 +30,7 @@ from .places import (
     place_in_model,
 )  # fmt: skip
 from .registries import did_you_mean, find, holders, names_of, near, registries_of
-from .signature import Arguments, accepts, arguments_of, quoted_by, vocabulary
+from .signature import Arguments, arguments_of, quoted_by, takes_text, vocabulary
 
 DEFAULT_HOOKS = ("runtime_info", "timer", "sampler_seed", "logger", "param_scheduler", "checkpoint", "visualization")
 
@@ -178,7 +178,7 @@ class KeyCheck:
         if place.kinds in ((), ("mmcv.ops",)):
             return
         names = names_of(place.kinds, scope)
-        found = near(name.split(".")[-1], names, cutoff=0.6 if place.certain else 0.85)
+        found = near(name.split(".")[-1], names, cutoff=0.6 if place.certain else 0.88)
         if not place.certain and (found is None or found.lower() == name.lower()):
             return  # may be no registry's name at all
         others = [] if found else sorted({other for other, _ in holders(name) if other not in (scope, "mmengine")})
@@ -208,7 +208,7 @@ class KeyCheck:
             elif key not in arguments.named:
                 if not arguments.open and parent is not object and not (parent and key in quoted_by(parent)):
                     self.unknown(path, key, name, arguments.named)
-            elif isinstance(given, str) and not accepts(arguments.named[key].annotation, given):
+            elif isinstance(given, str) and not takes_text(arguments.named[key].annotation):
                 wanted = inspect.formatannotation(arguments.named[key].annotation).replace("typing.", "")
                 self.add(f"{path}.{key}", f"{name} takes {wanted} here, got {given!r}")
 
@@ -237,7 +237,8 @@ class KeyCheck:
                 place = ELSEWHERE.get(key, ANYWHERE)
                 if place is DATASET and path.split(".")[0] not in TOP:
                     place = ANYWHERE
-            self.walk(item, here, place, scope, model, target)
+            named = target in (None, object) or key in arguments_of(target).named
+            self.walk(item, here, place, scope, model, target if named else object)
 
     # --- dicts that code reads from -----------------------------------------------------------------------------------
 
@@ -328,7 +329,8 @@ class KeyCheck:
         paramwise = wrapper.get("paramwise_cfg")
         if constructor is not None and isinstance(paramwise, dict):
             optimizer = find((wrapper.get("optimizer") or {}).get("type"), ("OPTIMIZERS",), self.scope)
-            names = vocabulary([constructor, *([optimizer] if optimizer else [])])
+            hooks = [find(hook.get("type"), ("HOOKS",), self.scope) for hook in self.cfg.get("custom_hooks") or []]
+            names = vocabulary([constructor, *(one for one in (optimizer, *hooks) if one)])
             self.read(
                 {key: None if key == "custom_keys" else item for key, item in paramwise.items()},
                 "optim_wrapper.paramwise_cfg",

@@ -23,8 +23,8 @@ class _OnMeta(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        if function in self.MAKERS:
-            kwargs.setdefault("device", "meta")
+        if function in self.MAKERS and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
         return function(*args, **kwargs)
 
 
@@ -110,7 +110,7 @@ def tensors(output: Union[Tensor, Sequence[Tensor], Dict[str, Tensor]]) -> Optio
     """The output as a list of tensors, or None if it is something else."""
     if isinstance(output, Tensor):
         return [output]
-    if isinstance(output, (list, tuple)) and output and all(isinstance(one, Tensor) for one in output):
+    if isinstance(output, (list, tuple)) and output and all(isinstance(one, Tensor) and one.ndim > 1 for one in output):
         return list(output)
     return None
 

@@ -145,13 +145,8 @@ def vocabulary(targets: Iterable[Callable]) -> Set[str]:
     return {name for module in modules for name in names_in(module).all}
 
 
-def accepts(annotation: Any, value: Any) -> bool:
-    """Whether a value of a config fits an annotation; True where that cannot be told."""
-    if annotation in (int, float, bool):
-        numbers = {int: int, float: (int, float), bool: (bool, int)}
-        return isinstance(value, numbers[annotation])
+def takes_text(annotation: Any) -> bool:
+    """Whether a text fits an annotation; True where that cannot be told."""
     if getattr(annotation, "__origin__", None) is Union:
-        return any(accepts(choice, value) for choice in annotation.__args__)
-    if annotation is type(None):
-        return value is None
-    return True
+        return any(takes_text(choice) for choice in annotation.__args__)
+    return annotation not in (int, float, type(None))
