@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import traceback
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -19,6 +20,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-audit", dest="audit", action="store_false", help="do not check the data first (docs/data_audit.md)"
     )
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error comes from")
     parser.add_argument("--launcher", choices=["none", "pytorch", "slurm", "mpi"], default="none", help="job launcher")
     parser.add_argument("--local_rank", "--local-rank", type=int, default=0, help=argparse.SUPPRESS)
     return parser
@@ -31,9 +33,10 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def run(function, arguments: argparse.Namespace) -> None:
-    """Call ``function(arguments)``; a usage error or unusable checkpoint becomes one line on stderr and exit code 2.
+    """Call ``function(arguments)`` and end with one line on stderr for each error.
 
-    A run that fails after it has begun is one line and exit code 1; its log has the traceback.
+    What the caller can mend (arguments, config, checkpoint, data) has exit code 2; a run that fails has 1, and its log
+    has the traceback. ``--traceback`` shows it here, whatever the error.
     """
     from mmsema.checkpoint import CheckpointError
     from mmsema.engine import RunFailed, UsageError, ignore_known_warnings
@@ -41,9 +44,13 @@ def run(function, arguments: argparse.Namespace) -> None:
     ignore_known_warnings()
     try:
         function(arguments)
-    except (UsageError, CheckpointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    except Exception as error:
+        if arguments.traceback:
+            traceback.print_exc()
+        mendable = isinstance(error, (UsageError, CheckpointError))
+        text = str(error)
+        if not mendable and not isinstance(error, RunFailed):
+            text = f"{type(error).__name__}: {' '.join(text.split())[:500]}; --traceback shows where"
+        if not mendable or os.environ.get("RANK", "0") == "0":  # every process finds the same in the arguments
+            print(f"error: {text}", file=sys.stderr)
+        sys.exit(2 if mendable else 1)

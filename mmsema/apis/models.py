@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple, Type, Union
 
 import numpy as np
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.registry import init_default_scope
@@ -126,14 +127,27 @@ class Classifier:
         ]
 
 
+def require_device(device: str) -> None:
+    """Raise :class:`UsageError` if ``device`` is none that torch has here."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UsageError(f"device must be cpu, cuda or cuda:<number>, got {device!r}") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {device}: torch finds no CUDA device here; leave it away or name cpu")
+
+
 def load_model(
     config: Union[PathLike, Config], checkpoint: Optional[PathLike] = None, device: Optional[str] = None
 ) -> Union[Detector, Classifier]:
     """The detector or classifier of a config, or of its path or name; without a checkpoint its weights are random.
 
     Raises:
-        UsageError: there is no such config. CheckpointError: the checkpoint cannot be read or does not fit.
+        UsageError: the config or the device cannot be used.
+        CheckpointError: the checkpoint cannot be read or does not fit.
     """
+    if device is not None:
+        require_device(device)
     cfg = config if isinstance(config, Config) else read_config(config)
     kinds: Dict[str, Type[Union[Detector, Classifier]]] = dict(mmdet=Detector, mmpretrain=Classifier)
     if cfg.get("default_scope") not in kinds:

@@ -2,8 +2,9 @@
 
 import argparse
 import difflib
+import os
 from pathlib import Path
-from typing import List, Tuple, Union
+from typing import List, Sequence, Tuple, Union
 
 from mmengine.config import Config, ConfigDict
 
@@ -26,6 +27,12 @@ DATA_HELP = {
     "cifar10": "docs/datasets.md says how to get CIFAR-10 as folders of pictures",
     "shapes": "make it with: python tools/make_shapes.py data/shapes",
 }
+# the variable that the processes of a launcher have, and what starts them
+LAUNCHERS = {
+    "pytorch": ("RANK", "tools/dist_train.sh or torchrun"),
+    "slurm": ("SLURM_PROCID", "srun (tools/slurm_train.sh)"),
+    "mpi": ("OMPI_COMM_WORLD_RANK", "mpirun"),
+}
 
 
 def require_file(path: str, what: str) -> None:
@@ -33,11 +40,19 @@ def require_file(path: str, what: str) -> None:
         raise UsageError(f"{what} {path} is not a file")
 
 
-def read_config(config: PathLike) -> Config:
-    """The config of that path, or of that name among those mmsema ships (``sema-t_8xb128_in1k``), checked."""
+def read_config(config: PathLike, options: Sequence[str] = ()) -> Config:
+    """The config of that path, or of that name among those mmsema ships (``sema-t_8xb128_in1k``), checked.
+
+    Args:
+        config: path or name.
+        options: ``KEY=VALUE`` texts that change it.
+
+    Raises:
+        UsageError: one line for everything that is wrong with it.
+    """
     cfg, faults = _read(config)
     import_datasets(cfg.get("default_scope"))
-    check_config(cfg, faults)
+    check_config(cfg, faults + merge_options(cfg, options))
     return cfg
 
 
@@ -57,6 +72,10 @@ def _read(config: PathLike) -> Tuple[Config, List[str]]:
 
 def load_config(arguments: argparse.Namespace) -> Config:
     """Read the config file, merge --cfg-options, choose the work folder, fit it to the machine, and check it."""
+    if arguments.launcher in LAUNCHERS:
+        variable, starter = LAUNCHERS[arguments.launcher]
+        if variable not in os.environ:
+            raise UsageError(f"--launcher {arguments.launcher} is for processes that {starter} starts, this one is not")
     cfg, faults = _read(arguments.config)
     cfg.launcher = arguments.launcher
     if arguments.work_dir is not None:

@@ -21,7 +21,8 @@ def main() -> None:
         read = read_checkpoint(arguments.checkpoint)
         state = convert_mila(read)
     except CheckpointError as error:
-        sys.exit(f"error: {arguments.checkpoint}: {error}")
+        print(f"error: {arguments.checkpoint}: {error}", file=sys.stderr)
+        sys.exit(2)
     path = save_weights(state, arguments.out)
     left_out = len(find_state_dict(read)) - len(state)
     print(f"{path}: {len(state)} tensors of the backbone; {left_out} left out (heads, RoPE tables, which are computed)")

@@ -24,7 +24,8 @@ def main() -> None:
     try:
         print(publish_model(arguments.checkpoint, arguments.out, arguments.drop))
     except CheckpointError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":
