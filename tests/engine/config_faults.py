@@ -64,6 +64,8 @@ FAULTS: List[Fault] = [
           ("model.backbone", "SEMA cannot be built", "'huge'", "tiny")),
     Fault("output that the backbone does not have", "model = dict(backbone=dict(out_indices=(0, 1, 2, 4)))", (),
           ("model.backbone", "out_indices", "4")),
+    Fault("tuple for a list", "model = dict(neck=dict(in_channels=(32, 64, 128, 256)))", (),
+          ("model.neck", "FPN cannot be built", "isinstance(in_channels, list)")),
     Fault("syntax error", "model = dict(backbone=dict(arch='tiny')", (), ("planted.py:2", "never closed")),
     Fault("base config that does not exist", "_base_ = 'mmdet::_base_/models/mask-rcnn_r50_fpnn.py'", (),
           ("planted.py:2", "mask-rcnn_r50_fpn.py?")),

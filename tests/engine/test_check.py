@@ -63,7 +63,7 @@ def test_what_ships_passes(path):
 @pytest.mark.parametrize(
     "option",
     ["model.backbone.with_cp=True", "train_cfg.val_interval=2", "param_scheduler.0.end=10", "custom_hooks=[]",
-     "default_hooks.checkpoint.by_epoch=True", "randomness.seed=1", "model.neck.in_channels=(32,64,128,256)",
+     "default_hooks.checkpoint.by_epoch=True", "randomness.seed=1", "model.neck.in_channels=[32,64,128,256]",
      "optim_wrapper.optimizer.fused=True", "model.train_cfg.rcnn.sampler.num=8", "work_dir=elsewhere"],
 )  # fmt: skip
 def test_options_that_something_takes_pass(option):

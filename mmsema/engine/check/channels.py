@@ -1,5 +1,6 @@
 """Channels and numbers of maps, from the backbone through the neck to the heads, against what these say they take."""
 
+import traceback
 from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 from torch import Tensor
@@ -67,7 +68,9 @@ class ChannelCheck:
         try:
             return function(cfg, self.scope)
         except Exception as error:
-            text = " ".join(str(error).split()) or "no reason given"
+            text = (
+                " ".join(str(error).split()) or traceback.extract_tb(error.__traceback__)[-1].line or "no reason given"
+            )
             name = getattr(find(cfg.get("type"), ("MODELS",), self.scope), "__name__", cfg.get("type"))
             self.faults.append((path, f"{name} cannot be built: {type(error).__name__}: {text[:300]}"))
             return None
