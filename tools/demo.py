@@ -117,6 +117,11 @@ def read_config():
 
 def predict(checkpoint: Path, count: int):
     """Pictures of the validation set, their truth, the predictions, and the classes, as draw_detections takes them."""
+    from mmsema.engine.quiet import ignore_known_warnings, import_datasets
+
+    ignore_known_warnings()
+    import_datasets("mmdet")
+
     import cv2
     import numpy as np
     from mmdet.apis import inference_detector, init_detector
