@@ -183,6 +183,7 @@ class Planted(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         what = os.environ.get("PLANTED")
         if what and runner.iter == 6:
+            open(os.path.join(runner.work_dir, "planted"), "w").close()
             if what == "dies" and runner.rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
             if what == "stop" and runner.rank == 0:  # as the launcher does on a signal of its own
@@ -221,9 +222,9 @@ def test_two_processes(tmp_path):
     done = two_processes(tmp_path / "whole")
     assert done.returncode == 0, done.stderr[-3000:]
     for what in ("dies", "stop"):
-        start = time.monotonic()
         done = two_processes(tmp_path / what, what)
-        assert done.returncode != 0 and time.monotonic() - start < 120
+        took = time.time() - (tmp_path / what / "work/planted").stat().st_mtime
+        assert done.returncode != 0 and took < 45, f"{took:.0f} seconds"  # the launcher gives 30
         newest = Path((tmp_path / what / "work/last_checkpoint").read_text())
         assert newest.name == dict(dies="epoch_1.pth", stop="interrupted.pth")[what], done.stderr[-3000:]
         check_resumable(str(newest))
