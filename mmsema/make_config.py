@@ -105,20 +105,19 @@ def config_text(data: OwnData, facts: Facts, out: Path, folder: Path, arch: str,
     train, val = facts.pictures
     epochs = int(np.clip(round(PASSES / train), 3, 60))
     objects = max(100, int(-(-facts.most * 1.2 // 50) * 50))
-    kind = "Mask R-CNN" if facts.masks else "Faster R-CNN"
+    kind = "mask-rcnn" if facts.masks else "faster-rcnn"
     work_dir = f"work_dirs/{out.stem}"
 
     def part(one: Part) -> str:
         where = f"ann_file={_text(_relative(one.file, folder))},\n        "
         return where + f"data_prefix=dict(img={_text(_relative(one.pictures, folder))}),"
 
-    heads = f"bbox_head=dict(num_classes={len(data.classes)}), "
-    heads += (
-        f"mask_head=dict(num_classes={len(data.classes)})" if facts.masks else "mask_head=None, mask_roi_extractor=None"
-    )
+    classes = f"num_classes={len(data.classes)}"
+    heads = f"bbox_head=dict({classes})" + (f", mask_head=dict({classes})" if facts.masks else "")
     start = f"load_from = {_text(weights)}  # what fits of it\n" if weights else ""
-    base = _path(data_folder() / "configs/_base_/mask-rcnn_sema-pico_fpn.py", out.parent)
-    title = f"{kind}, SEMA-{arch}, on {folder}: {train} + {val} pictures, {len(data.classes)} classes"
+    base = _path(data_folder() / f"configs/_base_/{kind}_sema-pico_fpn.py", out.parent)
+    name = "Mask R-CNN" if facts.masks else "Faster R-CNN"
+    title = f"{name}, SEMA-{arch}, on {folder}: {train} + {val} pictures, {len(data.classes)} classes"
     return f'''# {title}.
 # Written by tools/make_config.py, to be changed as you like.
 # python tools/train.py {out}

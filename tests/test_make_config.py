@@ -14,6 +14,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from mmsema.datasets.shapes import CLASSES, make_shapes
 from mmsema.engine import UsageError
+from mmsema.engine.check import find_faults
 from mmsema.make_config import make_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,8 +43,9 @@ def work(tmp_path, monkeypatch) -> Path:
 
 
 def loss(config: str) -> float:
-    """Of two pictures as the config loads them, with the gradient computed."""
+    """Of two pictures as the config loads them, with the gradient computed; the config itself has no fault."""
     cfg = Config.fromfile(config)
+    assert find_faults(cfg) == []
     init_default_scope(cfg.default_scope)
     assert len(DATASETS.build(cfg.val_dataloader.dataset)) > 0
     data = [DATASETS.build(cfg.train_dataloader.dataset)[i] for i in (0, 1)]
