@@ -114,7 +114,7 @@ def config_text(data: OwnData, facts: Facts, out: Path, folder: Path, arch: str,
 
     classes = f"num_classes={len(data.classes)}"
     heads = f"bbox_head=dict({classes})" + (f", mask_head=dict({classes})" if facts.masks else "")
-    start = f"load_from = {_text(weights)}  # what fits of it\n" if weights else ""
+    start = f', init_cfg=dict(type="Pretrained", checkpoint={_text(weights)}, prefix="backbone.")' if weights else ""
     base = _path(data_folder() / f"configs/_base_/{kind}_sema-pico_fpn.py", out.parent)
     name = "Mask R-CNN" if facts.masks else "Faster R-CNN"
     title = f"{name}, SEMA-{arch}, on {folder}: {train} + {val} pictures, {len(data.classes)} classes"
@@ -126,13 +126,12 @@ _base_ = {_text(base)}
 
 classes = ({", ".join(map(_text, data.classes))},)
 model = dict(
-    backbone=dict(arch="{arch}"),
+    backbone=dict(arch="{arch}"{start}),
     neck=dict(in_channels={channels}),
     rpn_head=dict(anchor_generator=dict(scales={_scales(facts.sides * shrink)})),
     roi_head=dict({heads}),
     test_cfg=dict(rpn=dict(nms_pre=1000, max_per_img={objects + 100}), rcnn=dict(max_per_img={objects})),
 )
-{start}
 {sizing}
 train_pipeline = [
     dict(type="LoadImageFromFile"),
@@ -225,7 +224,7 @@ def make_config(
         out: the config, a .py file that does not exist yet.
         arch: the backbone's.
         name: the class of objects that are given as masks.
-        weights: a checkpoint to start from.
+        weights: a detector's checkpoint, whose backbone is started from.
 
     Returns:
         Lines for the person at the terminal.

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
@@ -145,6 +146,22 @@ def test_sizes_and_schedule_follow_the_pictures(work):
     assert cfg.size_train == dict(type="Resize", scale=(320, 320), keep_ratio=True) == cfg.size_test
     assert cfg.model.rpn_head.anchor_generator.scales == [4] and cfg.model.test_cfg.rcnn.max_per_img == 150
     assert cfg.max_epochs == 60 and cfg.train_cfg.val_interval == 20
+
+
+def test_the_backbone_starts_from_weights(work):
+    make_shapes("data", dict(train=2, val=1))
+    make_config("data", "first.py")
+    first = MODELS.build(Config.fromfile("first.py").model)
+    torch.save(dict(state_dict=first.state_dict()), "first.pth")
+    write_voc(work / "boxes", "cell3", item("cat", 20, 20, 50, 50))
+    write_voc(work / "boxes", "a", item("cat", 20, 20, 50, 50))
+    make_config("boxes", "second.py", weights="first.pth")  # other classes, no masks
+    cfg = Config.fromfile("second.py")
+    assert find_faults(cfg) == []
+    second = MODELS.build(cfg.model)
+    second.init_weights()
+    expected = first.backbone.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in second.backbone.state_dict().items())
 
 
 def test_a_config_elsewhere_finds_its_base(work):

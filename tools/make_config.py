@@ -10,9 +10,7 @@ def main() -> None:
     parser.add_argument("out", help="config to write, for instance configs/mine.py")
     parser.add_argument("--backbone", default="pico", help="pico, tiny, small or base (default: %(default)s)")
     parser.add_argument("--name", default="object", help="class of objects given by masks (default: %(default)s)")
-    parser.add_argument(
-        "--weights", metavar="CHECKPOINT", help="start from a detector's checkpoint, with what fits of it"
-    )
+    parser.add_argument("--weights", metavar="CHECKPOINT", help="start from the backbone of a detector's checkpoint")
     arguments = parser.parse_args()
 
     from mmsema.engine import UsageError
