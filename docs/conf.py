@@ -15,6 +15,8 @@ release = version = VERSION["__version__"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 root_doc = "docs/index"
+highlight_language = "none"  # of blocks that name none: equations and what a program prints
+smartquotes = False  # error messages are searched for as they are
 include_patterns = ["docs/*.md", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "kernels/README.md"]
 exclude_patterns = [".*", "data", "work_dirs", "outputs", "docs/_build"]  # not to be walked through
 
@@ -33,6 +35,8 @@ napoleon_numpy_docstring = False
 
 html_theme = "furo"
 html_title = f"mmsema {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 templates_path = ["_templates"]
 html_additional_pages = {"index": "to_docs.html"}
 html_copy_source = False
