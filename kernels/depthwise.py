@@ -96,8 +96,8 @@ def _run(
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
 
         def run(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], *maps: Tensor) -> Tensor:
-            maps = (zero_outside(t, sizes).permute(0, 3, 1, 2) for t in maps)  # without a copy
-            return definition(weight, bias, sizes, *maps).permute(0, 2, 3, 1)
+            images = (zero_outside(t, sizes).permute(0, 3, 1, 2) for t in maps)  # without a copy
+            return definition(weight, bias, sizes, *images).permute(0, 2, 3, 1)
 
         if backend != "reference":  # convolutions need no padded form
             return run(weight, bias, sizes, *maps.values())

@@ -27,12 +27,12 @@ def find_sizes(x: Tensor, pad_value: float) -> Optional[Tensor]:
     if readable and not any((edge == pad_value).flatten(1).all(1).any() for edge in (x[:, :, -1], x[..., -1])):
         return None
     content = (x != pad_value).any(1)  # (B, H, W)
-    sizes = []
+    ends = []
     for length, across in zip(x.shape[2:], (2, 1), strict=True):
         position = torch.arange(1, length + 1, device=x.device)
         last = (content.any(across) * position).amax(1)
-        sizes.append(torch.where(last == 0, length, last))
-    sizes = torch.stack(sizes, 1).int()
+        ends.append(torch.where(last == 0, length, last))
+    sizes = torch.stack(ends, 1).int()
     return None if readable and _all_fill(sizes, x) else sizes
 
 
@@ -63,18 +63,18 @@ def batch_norm(norm: _BatchNorm, x: Tensor, sizes: Optional[Tensor]) -> Tensor:
 
 def _pack(x: Tensor, sizes: Tensor) -> Tensor:
     """The real tokens of a map (B, C, H, W), one picture after another: (N, C)."""
-    sizes = sizes.tolist()
-    out = x.new_empty((sum(h * w for h, w in sizes), x.shape[1]))
-    for (h, w), picture, tokens in zip(sizes, x, out.split([h * w for h, w in sizes]), strict=True):
+    pairs = sizes.tolist()
+    out = x.new_empty((sum(h * w for h, w in pairs), x.shape[1]))
+    for (h, w), picture, tokens in zip(pairs, x, out.split([h * w for h, w in pairs]), strict=True):
         tokens.view(h, w, -1).copy_(picture[:, :h, :w].permute(1, 2, 0))
     return out
 
 
 def _unpack(tokens: Tensor, sizes: Tensor, shape: torch.Size) -> Tensor:
     """The inverse of :func:`_pack`, with 0 outside the pictures."""
-    sizes = sizes.tolist()
+    pairs = sizes.tolist()
     out = tokens.new_zeros(shape).contiguous(memory_format=torch.channels_last)
-    for (h, w), picture, part in zip(sizes, out, tokens.split([h * w for h, w in sizes]), strict=True):
+    for (h, w), picture, part in zip(pairs, out, tokens.split([h * w for h, w in pairs]), strict=True):
         picture[:, :h, :w] = part.view(h, w, -1).permute(2, 0, 1)
     return out
 
