@@ -23,7 +23,6 @@ exclude_patterns = [".*", "data", "work_dirs", "outputs", "docs/_build"]  # not 
 myst_enable_extensions = ["colon_fence", "attrs_block"]
 myst_heading_anchors = 3
 
-suppress_warnings = ["toc.not_included"]
 nitpicky = True  # a name in a docstring's :func: or :mod: must be on the site
 nitpick_ignore_regex = [("py:(class|exc|data|obj)", ".*")]  # types of signatures: other projects' and Python's own
 
