@@ -228,7 +228,7 @@ def plot(rows: Sequence[Row], path: PathLike) -> None:
     markers = dict(softmax="o", linear="s", sema="^")
     names = dict(softmax="softmax", linear="linear", sema="SEMA's windows")
     lines = dict(random=("-", "white"), trained=("--", "black"))
-    figure, grid = pyplot.subplots(1, 3, figsize=(12, 3.9), dpi=120, layout="constrained")
+    figure, grid = pyplot.subplots(1, 3, figsize=(14.5, 3.9), dpi=120, layout="constrained")
     columns = dict(
         largest="largest weight", entropy_share="entropy / ln n", to_mean="|out - mean| / root mean square of |v|"
     )
@@ -245,6 +245,7 @@ def plot(rows: Sequence[Row], path: PathLike) -> None:
                 axes.plot(n, [getattr(row, bound) for row in bounded], "-.", color="grey", label=label)
             axes.plot(n, [1 / value for value in n], ":", color="grey", label="1 / n, equal weights")
         axes.set(xscale="log", xlabel="tokens n", title=title, yscale="linear" if column == "entropy_share" else "log")
-    grid[0].legend(fontsize=8)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     figure.savefig(path)
     pyplot.close(figure)
