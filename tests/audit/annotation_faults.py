@@ -235,6 +235,19 @@ def polygon_on_a_line(content):
     find(content, 11)["segmentation"] = [[4, 4, 14, 9, 24, 14]]
 
 
+@json_fault(
+    "mask-empty",
+    "mask covers nothing of its picture: annotation 11 (image 1, segmentation [[-24, 4, -4, 4, -24, 20]]); 4 in all, "
+    "also annotation 14, annotation 15, annotation 16",
+    4,
+)
+def polygons_beside_the_picture(content):
+    find(content, 11)["segmentation"] = [[-24, 4, -4, 4, -24, 20]]
+    find(content, 14)["segmentation"] = [[64, 4, 84, 4, 64, 20]]
+    find(content, 15)["segmentation"] = [[4, -24, 24, -24, 4, 0]]
+    find(content, 16)["segmentation"] = [[4, 48, 24, 48, 4, 64]]
+
+
 @json_fault("mask-empty", "mask covers nothing of its picture: annotation 13 (image 1, RLE of zeros)")
 def rle_of_zeros(content):
     find(content, 13)["segmentation"]["counts"] = [SIZE[0] * SIZE[1]]

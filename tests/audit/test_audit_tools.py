@@ -88,7 +88,8 @@ def test_the_tool(name, code, words, tmp_path, monkeypatch, capsys):
 
 
 def test_the_tool_names_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [TOOL, "no/such.py"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [TOOL, "such.py"])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(TOOL, run_name="__main__")
-    assert end.value.code == 2 and capsys.readouterr().err == "error: config no/such.py is not a file\n"
+    assert end.value.code == 2 and capsys.readouterr().err == "error: config such.py is not a file\n"
