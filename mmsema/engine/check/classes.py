@@ -75,6 +75,8 @@ def check_classes(cfg: Config) -> List[Tuple[str, str]]:
     exact = scope == "mmdet" and "language_model" not in (cfg.get("model") or {})  # as mmdet's NumClassCheckHook has it
     for path, head in heads_in(cfg.get("model"), cfg.get("data_preprocessor")):
         declared = head.get("num_classes")
+        if declared == 2 and "auxiliary_head" in path:
+            continue  # edges, as STDC learns them beside the classes
         if isinstance(declared, int) and (declared != count if exact else 1 < declared < count):
             text = f"must be {count}, the classes of {loader} (by {source}), got {declared}"
             faults.append((f"{path}.num_classes", text + (annotated_classes(dataset) if source != "metainfo" else "")))
