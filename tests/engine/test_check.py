@@ -32,7 +32,7 @@ def test_planted_fault_is_named_in_one_line(fault, tmp_path):
 
 def test_all_faults_at_once(tmp_path):
     text = (
-        "optim_wraper = dict()\nmodel = dict(backbone=dict(drop_path_rat=0.1), neck=dict(num_out=4),"
+        "optim_wraper = dict()\nmodel = dict(rpn_head=dict(feat_channel=4), neck=dict(in_channels=[8, 8, 8, 8]),"
         " roi_head=dict(bbox_head=dict(num_classes=3), mask_head=dict(num_classes=3)))\n"
         "custom_hooks = [dict(type='EMAHok')]\n"
     )
@@ -45,8 +45,8 @@ def test_all_faults_at_once(tmp_path):
             "--cfg-options train_dataloader.batch_size",
             "optim_wraper",
             "custom_hooks[0].type",
-            "model.backbone.drop_path_rat",
-            "model.neck.num_out",
+            "model.rpn_head.feat_channel",
+            "model.neck.in_channels",
             "model.roi_head.bbox_head.num_classes",
             "model.roi_head.mask_head.num_classes",
         ]

@@ -92,6 +92,8 @@ def maps_of(cfg: dict, scope: str) -> Optional[Tuple[Shapes, int]]:
     key = f"{scope} {cfg!r}"
     if key not in _known:
         backbone = build(cfg, scope)
+        if hasattr(backbone, "pad_value"):
+            backbone.pad_value = None  # there are no pixels to find padding in
         channels = cfg.get("in_channels", cfg.get("in_chans", 3))
         side = cfg.get("img_size")
         side = side[0] if isinstance(side, (list, tuple)) and side else side
