@@ -81,11 +81,11 @@ def test_options_that_something_takes_pass(option):
     ],
 )  # fmt: skip
 def test_channels_of_any_backbone(backbone, channels, tmp_path):
-    model = f"model = dict(backbone=dict(_delete_=True, **{backbone}), neck=dict(in_channels={{}}))\n"
+    text = f"_base_ = {str(SHAPES)!r}\nmodel = dict(backbone=dict(_delete_=True, **{backbone}), neck=dict(in_channels="
     path = tmp_path / "planted.py"
-    path.write_text(f"_base_ = {str(SHAPES)!r}\n" + model.format(channels))
+    path.write_text(f"{text}{channels}))\n")
     read_config(path)
-    path.write_text(f"_base_ = {str(SHAPES)!r}\n" + model.format([8, 8, 8, 8]))
+    path.write_text(f"{text}[8, 8, 8, 8]))\n")
     (line,) = lines_on(path)
     assert line.startswith(f"model.neck.in_channels: must be {channels}")
 
