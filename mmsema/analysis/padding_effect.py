@@ -24,7 +24,7 @@ def settings(cfg: Config, batch_sizes: List[int]) -> List[Tuple[int, Optional[st
 def evaluate_settings(arguments: argparse.Namespace) -> None:
     """What tools/analysis_tools/padding_effect.py does, with its parsed arguments: prints a table of all metrics."""
     require_file(arguments.checkpoint, "checkpoint")
-    rows = []
+    columns = []
     for size, pad_value in settings(load_config(arguments), arguments.batch_sizes):
         cfg = load_config(arguments)
         check_data(cfg, ["test_dataloader"])
@@ -34,8 +34,10 @@ def evaluate_settings(arguments: argparse.Namespace) -> None:
             cfg.model.backbone.pad_value = None
         runner, found = build_runner(cfg, min_matched=1.0), {}
         run_or_fail(runner, lambda runner=runner, found=found: found.update(runner.test()))
-        rows.append((str(size), pad_value or "-", *(f"{value:.4f}" for value in found.values())))
-    table = Table("batch size", "pad_value", *found, title=f"{arguments.config}, {arguments.checkpoint}")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=max(80, 20 * len(table.columns))).print(table)
+        columns.append((f"batch {size}" + (f"\npad_value={pad_value}" if pad_value else ""), found))
+    table = Table("metric", title=f"{arguments.config}\n{arguments.checkpoint}")
+    for head, _ in columns:
+        table.add_column(head, justify="right")
+    for metric in columns[0][1]:
+        table.add_row(metric, *(f"{found[metric]:.4f}" for _, found in columns))
+    Console(width=40 + 20 * len(columns)).print(table)
