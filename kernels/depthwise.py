@@ -95,8 +95,8 @@ def _run(
             return function.apply(weight, bias, sizes, *maps.values())
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
 
-        def run(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], *maps: Tensor) -> Tensor:
-            images = (zero_outside(t, sizes).permute(0, 3, 1, 2) for t in maps)  # without a copy
+        def run(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], x: Tensor, *maps: Tensor) -> Tensor:
+            images = (t.permute(0, 3, 1, 2) for t in (zero_outside(x, sizes), *maps))  # without a copy
             return definition(weight, bias, sizes, *images).permute(0, 2, 3, 1)
 
         if backend != "reference":  # convolutions need no padded form
@@ -108,7 +108,7 @@ def _run(
 
 
 # The definition. It is also the PyTorch path: on the CPU nothing in PyTorch is faster than its own convolution. Here
-# maps are (B, C, H, W), in PyTorch's channels_last format, and 0 outside the pictures; the map that a function returns
+# maps are (B, C, H, W), in PyTorch's channels_last format; the first is 0 outside the pictures. What a function makes
 # is changed in place where no gradient needs it.
 
 
@@ -128,7 +128,7 @@ def _silu(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], x: Tensor) -> T
 def _lepe_gate(
     weight: Tensor, bias: Tensor, sizes: Optional[Tensor], v: Tensor, attention: Tensor, gate: Tensor
 ) -> Tensor:
-    total = _conv(weight, bias, v).add_(attention)
+    total = zero_outside(_conv(weight, bias, v).add_(attention), sizes, height_dim=2, inplace=True)
     out = gate * total if torch.is_grad_enabled() else total.mul_(gate)
     return zero_outside(out, sizes, height_dim=2, inplace=True)
 

@@ -141,7 +141,10 @@ class Layers(nn.Sequential):
             if isinstance(layer, _BatchNorm):
                 x = batch_norm(layer, x, sizes)
                 continue
-            if isinstance(layer, nn.ReLU):
-                x = zero_outside(x, sizes, height_dim=2, inplace=True)
+            if isinstance(layer, nn.ReLU) and sizes is not None:
+                if can_read(sizes):  # behind autograd's back, as ReLU sends no gradient to where it gives 0
+                    zero_outside(x.detach(), sizes, height_dim=2, inplace=True)
+                else:
+                    x = zero_outside(x, sizes, height_dim=2)
             x = layer(x)
         return x
