@@ -237,7 +237,8 @@ class KeyCheck:
                 place = ELSEWHERE.get(key, ANYWHERE)
                 if place is DATASET and path.split(".")[0] not in TOP:
                     place = ANYWHERE
-            named = target in (None, object) or key in arguments_of(target).named
+            # a dict without a type belongs to the class around it; what goes into **kwargs, who knows where
+            named = "type" not in value or target in (None, object) or key in arguments_of(target).named
             self.walk(item, here, place, scope, model, target if named else object)
 
     # --- dicts that code reads from -----------------------------------------------------------------------------------
