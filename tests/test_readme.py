@@ -276,6 +276,12 @@ def test_table_of_arguments_is_the_signature():
     assert [ast.literal_eval(default) for _, default in shown] == [one.default for one in parameters]
 
 
+def test_drawings_are_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    for path, text in importlib.import_module("make_figures").render().items():
+        assert path.read_text() == text, f"{path.name} is out of date, run: python docs/make_figures.py"
+
+
 def test_public_ci_runs_what_ours_does():
     """The workflow and .ci/run call the same two commands, on the Python versions that setup.py names."""
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["check"]
