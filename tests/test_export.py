@@ -123,7 +123,7 @@ def test_what_cannot_be_exported_is_refused(config, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="has MaskRCNN, whose heads .* export its backbone with --part backbone$"):
         export.build("mask-rcnn_sema-pico_fpn_shapes", part="model")
     (tmp_path / "empty.py").write_text("")
-    with pytest.raises(UsageError, match="empty.py has no model with a backbone"):
+    with pytest.raises(UsageError, match="empty.py: the config has no model"):
         export.build(tmp_path / "empty.py")
     with pytest.raises(UsageError, match="--out must end in .onnx for --format onnx, got x.pt"):
         export.export(backbone(), "x.pt", "onnx")

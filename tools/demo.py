@@ -173,12 +173,15 @@ def demo() -> None:
     last = WORK_DIR / f"epoch_{epochs}.pth"
     WORK_DIR.mkdir(parents=True, exist_ok=True)
     with log_output():
-        resume = not last.exists() and find_latest_checkpoint(str(WORK_DIR)) is not None
-    if not resume:
-        LOG.write_text("")
-    console.print(f"training  Mask R-CNN with a SEMA-pico backbone, {PROCESSES} processes; the whole log: {LOG}")
-    with step("training", f"{epochs} epochs" + (", after those of the interrupted run" if resume else "")):
-        train(epochs, resume)
+        resume = find_latest_checkpoint(str(WORK_DIR)) is not None
+    if last.exists():
+        console.print(f"training  is finished already; to train again, remove {WORK_DIR}")
+    else:
+        if not resume:
+            LOG.write_text("")
+        console.print(f"training  Mask R-CNN with a SEMA-pico backbone, {PROCESSES} processes; the whole log: {LOG}")
+        with step("training", f"{epochs} epochs" + (", after those of the interrupted run" if resume else "")):
+            train(epochs, resume)
     with step("drawing", "predictions and curves"), log_output():
         from mmsema.analysis.pictures import draw_curves, draw_detections, read_scalars
 

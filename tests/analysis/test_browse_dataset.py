@@ -60,11 +60,15 @@ def test_a_classifiers_pictures_are_enlarged_and_named(tmp_path, monkeypatch):
     assert (sheets[0] != sheets[1]).any()
 
 
+SEGMENTOR = "upernet_sema-t_8xb2-160k_ade20k-512x512"
+
+
 @pytest.mark.parametrize(
     "config, words",
     [
         ("mask-rcnn_sema-pico_fpn_shapes", "error: data/shapes/annotations/instances_train.json is missing"),
-        ("other.py", "error: default_scope of other.py must be one of mmdet, mmpretrain, got mmseg"),
+        (SEGMENTOR, f"error: default_scope of {SEGMENTOR} must be one of mmdet, mmpretrain, got mmseg"),
+        ("other.py", "error: other.py: the config has no model"),
     ],
 )
 def test_errors_are_one_line(config, words, tmp_path, monkeypatch, capsys):

@@ -153,7 +153,8 @@ def test_a_classifier_lists_the_best_classes(work):
     "config, inputs, words",
     [
         ("configs/nowhere.py", ["a.png"], ["configs/nowhere.py is not a file"]),
-        ("other.py", ["a.png"], ["default_scope of other.py must be one of mmdet, mmpretrain, got mmseg"]),
+        ("upernet_sema-t_8xb2-160k_ade20k-512x512", ["a.png"], ["must be one of mmdet, mmpretrain, got mmseg"]),
+        ("other.py", ["a.png"], ["other.py: the config has no model"]),
         ("sema-pico_digit", ["a.png"], ["sema-pico_digit is neither", "did you mean sema-pico_digits"]),
         ("sema-pico_digits", ["nowhere.png"], ["nowhere.png is neither a file nor a folder"]),
         ("sema-pico_digits", ["empty"], ["folder empty has no pictures", ".jpg"]),

@@ -281,7 +281,7 @@ def test_convert_mila_command(mila, tmp_path):
     done = run(ROOT / "tools/model_converters/convert_mila.py", tmp_path / "mila.pth", tmp_path / "sema.pth")
     assert f"{len(SEMA(SMALL, out_indices=(3,)).state_dict())} tensors of the backbone; 7 left out" in done.stdout
     assert same(torch.load(tmp_path / "sema.pth", weights_only=True)["state_dict"], convert_mila(mila.state_dict()))
-    done = run(ROOT / "tools/model_converters/convert_mila.py", tmp_path / "sema.pth", tmp_path / "twice.pth", code=1)
+    done = run(ROOT / "tools/model_converters/convert_mila.py", tmp_path / "sema.pth", tmp_path / "twice.pth", code=2)
     assert "is not MILA's" in done.stderr and "Traceback" not in done.stderr
 
 
