@@ -13,7 +13,7 @@ import multiprocessing
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -149,8 +149,8 @@ def mixer_cost(
     pixels: Sequence[int] = PIXELS,
     limit: float = 60,
     device: str = "cpu",
-) -> List[Row]:
-    """Measure all combinations, from small to large pictures.
+) -> Iterator[Row]:
+    """Measure all combinations, from small to large pictures, and yield each row when it is done.
 
     Args:
         mixers: names of ``MIXERS``.
@@ -176,7 +176,7 @@ def mixer_cost(
         else:
             measure(row, device)
         before.append(row)
-    return plan
+        yield row
 
 
 def write_csv(rows: Sequence[Row], path: Path, **remarks: object) -> None:

@@ -31,7 +31,7 @@ def test_what_would_take_too_long_is_a_row_that_says_so(monkeypatch):
         row.seconds, row.memory_mb = (row.tokens / 1e4) ** (2 if row.mixer == "softmax" else 1), 1.0
 
     monkeypatch.setattr(module, "measure", measure)
-    rows = module.mixer_cost(["sema", "softmax"], ["mixer"], ["forward"], [400, 800, 1600, 3200], limit=100)
+    rows = list(module.mixer_cost(["sema", "softmax"], ["mixer"], ["forward"], [400, 800, 1600, 3200], limit=100))
     notes = {(row.mixer, row.pixels): row.note for row in rows if row.note}
     assert notes == {
         ("softmax", 1600): "not run: 256 s expected, the limit is 100 s",

@@ -32,19 +32,17 @@ def main() -> None:
     if unknown:
         parser.error(f"--mixers must be among {', '.join(MIXERS)}, got {', '.join(unknown)}")
     pixels = mixer_cost.QUICK_PIXELS if arguments.quick else mixer_cost.PIXELS
-    rows = mixer_cost.mixer_cost(
-        arguments.mixers or tuple(MIXERS),
-        arguments.levels,
-        pixels=pixels,
-        limit=arguments.limit,
-        device=arguments.device,
-    )
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
     remarks = environment(arguments.device)
     if arguments.device == "cpu":
         remarks["threads"] = "1"
     remarks["command"] = shlex.join(["python", "tools/analysis_tools/mixer_cost.py", *sys.argv[1:]])
-    mixer_cost.write_csv(rows, arguments.out_dir / "mixer_cost.csv", **remarks)
+    names, rows = arguments.mixers or tuple(MIXERS), []
+    for row in mixer_cost.mixer_cost(
+        names, arguments.levels, pixels=pixels, limit=arguments.limit, device=arguments.device
+    ):
+        rows.append(row)
+        mixer_cost.write_csv(rows, arguments.out_dir / "mixer_cost.csv", **remarks)  # what is done outlives a kill
     mixer_cost.plot(rows, arguments.out_dir / "mixer_cost.png")
 
     table = Table("level", "mode", "mixer")
