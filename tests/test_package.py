@@ -141,7 +141,7 @@ def editable(source, tmp_path_factory) -> Path:
     return python
 
 
-@pytest.mark.parametrize("kind", ["with_wheel", pytest.param("editable", marks=not_in_openmim)])
+@pytest.mark.parametrize("kind", ["with_wheel", pytest.param("editable", marks=[not_in_openmim, pytest.mark.long])])
 def test_mim_search_train_test_and_run(kind, request, tmp_path):
     """In a folder of its own, with nothing but names."""
     python, config = request.getfixturevalue(kind), "sema-pico_digits.py"

@@ -81,13 +81,13 @@ def check_kill(case: str, workers: str, moment: str, iteration: int, folder: Pat
 @pytest.mark.scorecard("kill")
 @pytest.mark.parametrize(
     "number",
-    [number if number in QUICK else pytest.param(number, marks=pytest.mark.slow) for number in range(len(KILLS))],
+    [number if number in QUICK else pytest.param(number, marks=pytest.mark.long) for number in range(len(KILLS))],
 )
 def test_killed_and_resumed_is_never_stopped(number, never_stopped, tmp_path):
     assert check_kill(*KILLS[number], tmp_path / "run", never_stopped(KILLS[number][0])) == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["epochs", "iterations", "detector"])
 def test_workers_change_nothing(case, never_stopped, tmp_path):
     for workers in ("2", "2p"):
@@ -95,7 +95,7 @@ def test_workers_change_nothing(case, never_stopped, tmp_path):
         assert losses(tmp_path / workers) == never_stopped(case)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_seeds_matter_and_samples_differ_from_epoch_to_epoch(never_stopped, tmp_path):
     """A run without a seed draws one; all its samples would be the same in every epoch if they were seeded by index."""
     cfg = digits(tmp_path / "other")

@@ -67,8 +67,8 @@ def never_stopped(tmp_path_factory) -> dict:
     "signum, workers, to_all",
     [
         (signal.SIGTERM, "2p", True),
-        pytest.param(signal.SIGINT, "2", True, marks=pytest.mark.slow),
-        pytest.param(signal.SIGINT, "0", False, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, "2", True, marks=pytest.mark.long),
+        pytest.param(signal.SIGINT, "0", False, marks=pytest.mark.long),
         pytest.param(signal.SIGTERM, "2", False, marks=pytest.mark.slow),
     ],
 )
@@ -86,7 +86,7 @@ def test_signal_saves_and_ends(signum, workers, to_all, never_stopped, tmp_path)
     assert losses(folder) == never_stopped and not (folder / "interrupted.pth").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_iteration_based_training_is_saved_alike(tmp_path):
     run(digits_by_iteration(tmp_path / "whole"))
     run(digits_by_iteration(tmp_path / "run"), At("after_train_iter", 7, send(signal.SIGTERM, False)), code=143)
@@ -104,7 +104,7 @@ def validated(folder: Path) -> Config:
     return cfg
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_signal_during_validation_saves_what_was_before_it(tmp_path):
     """Averaged weights are in the model then, and must not be saved as its own."""
     run(validated(tmp_path / "whole"))
@@ -137,7 +137,7 @@ def test_second_signal_ends_at_once(tmp_path):
     "how, words",
     [
         ("raises", "KeyError: 'gt_label of a broken annotation'"),
-        pytest.param("killed", "DataLoader worker (pid", marks=pytest.mark.slow),
+        pytest.param("killed", "DataLoader worker (pid", marks=pytest.mark.long),
         pytest.param("hangs", "timed out after 3 seconds", marks=pytest.mark.slow),
     ],
 )

@@ -133,6 +133,7 @@ def test_coco_config_trains_on_a_small_set_in_coco_layout(tmp_path):
     assert "coco/bbox_mAP" in lines[-1]
 
 
+@pytest.mark.long
 def test_digits_reach_95_percent(tmp_path):
     """Real handwritten digits that were held out."""
     run(tmp_path, ROOT / "tools/train.py", CLASSIFIER)
