@@ -79,7 +79,7 @@ STACKS = {
             ".venv-openmmlab",
             "constraints-openmmlab.txt",
             "mmcv",
-            ["-e", "{}[openmmlab,demo]".format(ROOT), "openmim", "pytest", "pytest-xdist", "wheel"],
+            ["-e", "{}[openmmlab,demo]".format(ROOT), "hypothesis", "openmim", "pytest", "pytest-xdist", "wheel"],
             ("3.10",),
             "make test-openmmlab PYTHON=python3.10",
         ),
