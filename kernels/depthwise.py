@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .launch import autocast, choose_backend, no_triton_on, register
-from .sizes import check_sizes, each_alone, zero_outside
+from .sizes import can_read, check_sizes, clear_outside, each_alone, zero_outside
 
 
 def depthwise_residual(
@@ -96,7 +96,10 @@ def _run(
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
 
         def run(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], x: Tensor, *maps: Tensor) -> Tensor:
-            images = (t.permute(0, 3, 1, 2) for t in (zero_outside(x, sizes), *maps))  # without a copy
+            if sizes is not None and can_read(sizes) and torch.is_grad_enabled():
+                images = (t.permute(0, 3, 1, 2) for t in (x, *maps))  # without a copy
+                return _Sliced.apply(definition, sizes, weight, bias, *images).permute(0, 2, 3, 1)
+            images = (t.permute(0, 3, 1, 2) for t in (zero_outside(x, sizes), *maps))
             return definition(weight, bias, sizes, *images).permute(0, 2, 3, 1)
 
         if backend != "reference":  # convolutions need no padded form
@@ -131,6 +134,49 @@ def _lepe_gate(
     total = zero_outside(_conv(weight, bias, v).add_(attention), sizes, height_dim=2, inplace=True)
     out = gate * total if torch.is_grad_enabled() else total.mul_(gate)
     return zero_outside(out, sizes, height_dim=2, inplace=True)
+
+
+class _Sliced(torch.autograd.Function):
+    """The same where the sizes can be read, with one copy of a map in forward and at most one in backward.
+
+    Autograd would copy every gradient before it is cleared, as it may have other readers; those made here have none.
+    """
+
+    @staticmethod
+    def forward(ctx, definition, sizes, weight, bias, x, attention=None, gate=None):
+        x = clear_outside(x.clone(), sizes, 2)
+        z = _conv(weight, bias, x)
+        if definition is _residual:
+            out, kept = clear_outside(z.add_(x), sizes, 2), ()
+        elif definition is _silu:
+            out, kept = F.silu(clear_outside(z, sizes, 2)), (z,)
+        else:
+            out, kept = clear_outside(gate * clear_outside(z.add_(attention), sizes, 2), sizes, 2), (z, gate)
+        ctx.save_for_backward(weight, x, *kept)
+        ctx.definition, ctx.sizes = definition, sizes
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        weight, x, *kept = ctx.saved_tensors
+        others = ()
+        if ctx.definition is _residual:
+            grad = clear_outside(grad.clone(), ctx.sizes, 2)
+        elif ctx.definition is _silu:
+            grad = clear_outside(torch.ops.aten.silu_backward(grad, *kept), ctx.sizes, 2)
+        else:
+            z, gate = kept
+            grad_gate = clear_outside(grad * z, ctx.sizes, 2)
+            grad = clear_outside(grad * gate, ctx.sizes, 2)
+            others = (grad, grad_gate)
+        C, needed = x.shape[1], [ctx.needs_input_grad[i] for i in (4, 2, 3)]
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight, [C], [1, 1], [1, 1], [1, 1], False, [0, 0], C, needed
+        )
+        if grad_x is not None:
+            clear_outside(grad_x.add_(grad) if ctx.definition is _residual else grad_x, ctx.sizes, 2)
+        return None, None, grad_weight, grad_bias, grad_x, *others
 
 
 # The Triton path: one operator of torch.ops.mmsema per launch. Triton is imported when one first runs.

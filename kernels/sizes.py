@@ -46,6 +46,17 @@ def real_tokens(sizes: Tensor, H: int, W: int) -> Tensor:
     return (row < sizes[:, :1])[:, :, None] & (col < sizes[:, 1:])[:, None]
 
 
+def clear_outside(x: Tensor, sizes: Tensor, height_dim: int) -> Tensor:
+    """Write 0 outside the pictures of x and return it; for sizes that can be read, unseen by autograd."""
+    H, W = x.shape[height_dim : height_dim + 2]
+    for picture, (h, w) in zip(x.detach(), sizes.tolist(), strict=True):
+        if h < H:  # a call for nothing takes as long as one for a small map
+            picture.narrow(height_dim - 1, h, H - h).zero_()
+        if w < W:
+            picture.narrow(height_dim, w, W - w).zero_()
+    return x
+
+
 class _ZeroOutside(torch.autograd.Function):
     """Slices filled with 0, in a copy or, with ``inplace``, in x itself."""
 
@@ -54,12 +65,7 @@ class _ZeroOutside(torch.autograd.Function):
         ctx.arguments = sizes, height_dim
         if inplace:
             ctx.mark_dirty(x)
-        out = x if inplace else x.clone()
-        for picture, (h, w) in zip(out.detach(), sizes.tolist(), strict=True):
-            for dim, size in ((height_dim - 1, h), (height_dim, w)):
-                picture.narrow(dim, size, picture.shape[dim] - size).zero_()
-                picture = picture.narrow(dim, 0, size)
-        return out
+        return clear_outside(x if inplace else x.clone(), sizes, height_dim)
 
     @staticmethod
     def backward(ctx, grad):

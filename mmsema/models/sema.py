@@ -31,7 +31,10 @@ def conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int =
 
 
 class Stem(nn.Module):
-    """(B, 3, H, W) -> (B, C, ceil(H/4), ceil(W/4)): convolutions with one residual pair, stride 4."""
+    """(B, 3, H, W) -> (B, C, ceil(H/4), ceil(W/4)): convolutions with one residual pair, stride 4.
+
+    With ``sizes``, see :class:`SEMA`, in pixels: x must be 0 outside the pictures.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class Stem(nn.Module):
         )
 
     def forward(self, x: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
-        x = self.conv1(zero_outside(x, sizes, height_dim=2), sizes)
+        x = self.conv1(x, sizes)
         sizes = halve(sizes)
         x = x + self.conv2(x, sizes)
         return self.conv3(zero_outside(x, sizes, height_dim=2, inplace=True), sizes)
@@ -264,7 +267,8 @@ class SEMA(BaseModule):
         if x.ndim != 4 or x.shape[1] != 3:
             raise ValueError(f"x must be images of shape (B, 3, H, W), got {tuple(x.shape)}")
         sizes = picture_sizes(x, sizes, self.pad_value)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last), sizes)
+        images = x.contiguous(memory_format=torch.channels_last)
+        x = self.stem(zero_outside(images, sizes, height_dim=2, inplace=images is not x), sizes)
         sizes = halve(halve(sizes))
         outputs = []
         for i, blocks in enumerate(self.stages):
