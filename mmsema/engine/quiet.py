@@ -21,6 +21,8 @@ def ignore_known_warnings() -> None:
     """Call it before the hosts are imported."""
     for message in WARNINGS:
         warnings.filterwarnings("ignore", message)
+    # Python 3.12 and later, once, when it compiles them; a file of the user's own is warned of
+    warnings.filterwarnings("ignore", "invalid escape sequence", SyntaxWarning, r".*site-packages.mm\w+")
 
 
 def is_news(record: logging.LogRecord) -> bool:
