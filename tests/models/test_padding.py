@@ -1,5 +1,9 @@
 """Batches of pictures of different sizes: each has the maps, and gives the gradients, that it has and gives alone."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from old_torch import needs_compiler
@@ -10,6 +14,7 @@ from mmsema.models.mixers import AVERAGES, MIXERS
 from mmsema.models.padding import batch_norm, find_sizes
 from mmsema.models.sema import ARCHITECTURES
 
+ROOT = Path(__file__).resolve().parents[2]
 NARROW = dict(embed_dims=16, depths=(1, 2, 1, 1), num_heads=(1, 2, 4, 4))
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-11}  # relative, in norm
 
@@ -94,6 +99,26 @@ def test_maps_of_every_arch(arch, dtype):
     assert_alone(build(arch, dtype), random_sizes(200, 1, 100, seed=1), dtype, batch_size=8)
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Weights and statistics of SEMA-pico after two epochs of the handwritten digits."""
+    folder = tmp_path_factory.mktemp("digits")
+    command = [sys.executable, ROOT / "tools/train.py", ROOT / "configs/sema-pico_digits.py", "--work-dir", folder]
+    subprocess.run([*command, "--cfg-options", "train_cfg.max_epochs=2"], check=True, capture_output=True)
+    state = torch.load(folder / "epoch_2.pth", weights_only=False)["state_dict"]
+    return {name.removeprefix("backbone."): p for name, p in state.items() if name.startswith("backbone.")}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_maps_of_trained_weights(trained, dtype):
+    """Two hundred sizes; the classifier has no norms of the first three maps."""
+    model = build("pico", dtype)
+    missing, unexpected = model.load_state_dict(trained, strict=False)
+    assert not unexpected and {name.split(".")[0] for name in missing} == {"norm0", "norm1", "norm2"}
+    assert_alone(model, random_sizes(200, 1, 100, seed=3), dtype, batch_size=8)
+
+
 OTHERS = [dict(mixer=name) for name in MIXERS if not name.startswith("sema_")] + [
     dict(averaging=name) for name in AVERAGES if name != "mean"
 ]
@@ -113,28 +138,43 @@ def weighted_sum(outputs, sizes):
     return total
 
 
-@pytest.mark.parametrize("options", [dict(), dict(with_cp=True), dict(mixer="linear")], ids=str)
-def test_gradients_are_the_sum_over_the_pictures(options):
-    """Of parameters and pictures, BatchNorm frozen; also by the masks that other devices and compilers take."""
-    model = build(norm_eval=True, **options).train()
-    sizes = [(50, 41), (33, 70), (64, 64)]
-    x = batch(sizes).requires_grad_()
+def assert_gradients_are_sums(model, sizes, seed=0, by_masks=(False, True)):
+    """Of parameters and pictures; also by the masks that other devices and compilers take."""
+    x = batch(sizes, seed=seed).requires_grad_()
     expected_x = torch.zeros_like(x)
+    model.zero_grad()
     for i, (h, w) in enumerate(sizes):
         alone = x[i : i + 1, :, :h, :w].detach().requires_grad_()
         weighted_sum(model(alone), sizes).backward()
         expected_x[i, :, :h, :w] = alone.grad
     expected = {name: p.grad for name, p in model.named_parameters()}
-    for by_masks in (False, True):
+    for masks in by_masks:
         model.zero_grad()
         x.grad = None
         with pytest.MonkeyPatch.context() as patch:
-            if by_masks:
+            if masks:
                 read_nothing(patch)
             weighted_sum(model(x), sizes).backward()
         for name, p in model.named_parameters():
-            assert_near(p.grad, expected[name], torch.float64, name)
-        assert_near(x.grad, expected_x, torch.float64)
+            assert_near(p.grad, expected[name], torch.float64, f"{name}, {sizes}")
+        assert_near(x.grad, expected_x, torch.float64, str(sizes))
+
+
+@pytest.mark.parametrize("options", [dict(), dict(with_cp=True), dict(mixer="linear")], ids=str)
+def test_gradients_are_the_sum_over_the_pictures(options):
+    """BatchNorm frozen."""
+    assert_gradients_are_sums(build(norm_eval=True, **options).train(), [(50, 41), (33, 70), (64, 64)])
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("with_cp", [False, True])
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_gradients_of_every_arch(arch, with_cp):
+    """Two hundred sizes."""
+    model = build(arch, norm_eval=True, with_cp=with_cp).train()
+    sizes = random_sizes(200, 1, 48, seed=2)
+    for first in range(0, 200, 8):
+        assert_gradients_are_sums(model, sizes[first : first + 8], seed=first, by_masks=(False,))
 
 
 def read_nothing(patch):
