@@ -4,6 +4,13 @@
 _base_ = "./mask-rcnn_sema-pico_fpn_nuclei.py"
 
 model = dict(
-    backbone=dict(_delete_=True, type="ResNet", depth=18, out_indices=(0, 1, 2, 3), norm_cfg=dict(type="BN")),
+    backbone=dict(
+        _delete_=True,
+        type="ResNet",
+        depth=18,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=dict(type="BN"),
+        norm_eval=False,  # mmdet's default keeps the statistics of pretrained weights, here there are none
+    ),
     neck=dict(in_channels=[64, 128, 256, 512]),
 )

@@ -26,6 +26,7 @@ ROOMS = (
     "make_config",
     "export",
     "benchmark",
+    "evidence",
     "__main__",
 )
 

@@ -1,7 +1,7 @@
 from .channels_last import to_channels_last
 from .errors import UsageError
 from .failure import RunFailed
-from .hooks import CheckFinite, CheckWeights, ExactResume, StopOnSignal, WholeCheckpointHook
+from .hooks import CheckFinite, CheckWeights, ExactResume, MeasureCost, StopOnSignal, WholeCheckpointHook
 from .launch import test, train
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .quiet import ignore_known_warnings
@@ -11,6 +11,7 @@ __all__ = [
     "CheckWeights",
     "ExactResume",
     "LayerDecayOptimWrapperConstructor",
+    "MeasureCost",
     "RunFailed",
     "StopOnSignal",
     "UsageError",

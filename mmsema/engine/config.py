@@ -4,7 +4,7 @@ import argparse
 import difflib
 import os
 from pathlib import Path
-from typing import List, Sequence, Tuple, Union
+from typing import List, Sequence, Union
 
 from mmengine.config import Config, ConfigDict
 
@@ -50,14 +50,20 @@ def read_config(config: PathLike, options: Sequence[str] = ()) -> Config:
     Raises:
         UsageError: one line for everything that is wrong with it.
     """
-    cfg, faults = _read(config)
-    import_datasets(cfg.get("default_scope"))
-    check_config(cfg, faults + merge_options(cfg, options))
+    cfg = _read(config)
+    _merge_and_check(cfg, options)
     return cfg
 
 
-def _read(config: PathLike) -> Tuple[Config, List[str]]:
-    """A config that need not be right, its imports done, and a line for each import that fails."""
+def _merge_and_check(cfg: Config, options: Sequence[str]) -> None:
+    faults = merge_options(cfg, options)
+    faults = do_imports(cfg) + faults
+    import_datasets(cfg.get("default_scope"))
+    check_config(cfg, faults)
+
+
+def _read(config: PathLike) -> Config:
+    """A config that need not be right, its imports not done yet."""
     path = Path(config)
     if not path.suffix and not path.exists() and path.parent == Path("."):
         shipped = {file.stem: file for file in sorted((data_folder() / "configs").glob("*.py"))}
@@ -66,8 +72,7 @@ def _read(config: PathLike) -> Tuple[Config, List[str]]:
             hint = f"did you mean {' or '.join(near)}?" if near else f"the names are {', '.join(shipped)}"
             raise UsageError(f"config {config} is neither a .py file nor the name of a config of mmsema; {hint}")
         path = shipped[str(config)]
-    cfg = read(path)
-    return cfg, do_imports(cfg)
+    return read(path)
 
 
 def load_config(arguments: argparse.Namespace) -> Config:
@@ -76,7 +81,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
         variable, starter = LAUNCHERS[arguments.launcher]
         if variable not in os.environ:
             raise UsageError(f"--launcher {arguments.launcher} is for processes that {starter} starts, this one is not")
-    cfg, faults = _read(arguments.config)
+    cfg = _read(arguments.config)
     cfg.launcher = arguments.launcher
     if arguments.work_dir is not None:
         cfg.work_dir = arguments.work_dir
@@ -87,8 +92,7 @@ def load_config(arguments: argparse.Namespace) -> Config:
         for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
             if cfg.get(key):
                 cfg[key] = ConfigDict({"collate_fn": dict(type="default_collate"), **cfg[key]})
-    import_datasets(cfg.get("default_scope"))
-    check_config(cfg, faults + merge_options(cfg, arguments.cfg_options))
+    _merge_and_check(cfg, arguments.cfg_options)
     return cfg
 
 
