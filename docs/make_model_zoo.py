@@ -16,7 +16,8 @@ SECTIONS = {"Image Classification": "Classification", "Semantic Segmentation": "
 HEADER = """# Model zoo
 
 Written by docs/make_model_zoo.py from configs/metafile*.yml; change those instead. "not run" means that nobody has
-trained this here. Results of the paper are the paper's. No pretrained weights exist.
+trained this here. Results of the paper are the paper's. Weights are of small models on small
+data, in float16; the results beside them are theirs.
 """
 
 
@@ -43,6 +44,9 @@ def cells(model: dict) -> Dict[str, str]:
         row[{"Top 1 Accuracy": "Our top-1 (%)"}.get(metric, f"Our {metric}")] = (
             "not run" if value is None else str(value)
         )
+    if "Weights" in model:
+        size = (ROOT / model["Weights"]).stat().st_size
+        row["Weights"] = f"[{size / 1e6:.1f} MB](../{model['Weights']})"
     return row
 
 

@@ -18,9 +18,14 @@ def data_folder() -> Path:
 
 def _register(hub: ModuleType) -> None:
     """Add the entries of configs/metafile.yml to mmpretrain's ModelHub, once."""
-    metafile = data_folder() / "configs/metafile.yml"
+    root = data_folder()
+    metafile = root / "configs/metafile.yml"
     if metafile.is_file() and not hub.ModelHub.has("sema-t_8xb128_in1k"):
-        hub.ModelHub.register_model_index(metafile, config_prefix=data_folder())
+        hub.ModelHub.register_model_index(metafile, config_prefix=root)
+        for model in hub.ModelHub._models_dict.values():
+            if model.weights and model.weights.startswith("results/"):  # in a checkout; the package carries none
+                path = root / model.weights
+                model.weights = str(path) if path.is_file() else None
 
 
 class _AfterImport(MetaPathFinder):

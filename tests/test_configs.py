@@ -68,7 +68,7 @@ def reduced(cfg: Config) -> Config:
     from mmsema.models.sema import ARCHITECTURES
 
     backbone = cfg.model.backbone
-    if "arch" in backbone:  # not a ResNet
+    if isinstance(backbone.get("arch"), str):  # not a ResNet, and not one stage
         backbone.arch = dict(ARCHITECTURES[backbone.arch], depths=BLOCKS)
     if "decode_head" in cfg.model:
         cfg.model.decode_head.channels = cfg.model.auxiliary_head.channels = 32

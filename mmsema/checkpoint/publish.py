@@ -44,13 +44,21 @@ def save_weights(
     return path
 
 
-def publish_model(checkpoint: Union[str, Path], out: Union[str, Path], drop: Sequence[str] = ()) -> Path:
+def publish_model(
+    checkpoint: Union[str, Path], out: Union[str, Path], drop: Sequence[str] = (), half: bool = False
+) -> Path:
     """Strip a training checkpoint to its weights (the averaged ones after training with EMA), named by their hash.
 
     Args:
         checkpoint: file to read.
         out: where to; ``<name>.pth`` is written as ``<name>-<hash>.pth``.
         drop: leave out tensors whose names start with one of these, a classification head for instance.
+        half: store in float16, which models in float32 load as they load float32; whether the score stays is to be
+            measured.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read, a name in ``drop`` is not in it, or a number in it is too large
+            for float16.
     """
     read = read_checkpoint(checkpoint)
     state = find_state_dict(read, str(checkpoint))
@@ -60,5 +68,11 @@ def publish_model(checkpoint: Union[str, Path], out: Union[str, Path], drop: Seq
                 f"{checkpoint} has no tensor whose name starts with {prefix!r}; it has {summary(state)}"
             )
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(tuple(drop))}
+    if half:
+        for name, tensor in kept.items():
+            if tensor.is_floating_point():
+                kept[name] = tensor.half()
+                if tensor.isfinite().all() and not kept[name].isfinite().all():
+                    raise CheckpointError(f"{checkpoint}: {name} has {tensor.abs().max():.4g}, too large for float16")
     dataset_meta = (read.get("meta") or {}).get("dataset_meta") or {}
     return save_weights(kept, out, {"dataset_meta": dict(dataset_meta)}, hash_name=True)

@@ -1,3 +1,4 @@
 from .digits import Digits
+from .same_or_different import SameOrDifferent
 
-__all__ = ["Digits"]
+__all__ = ["Digits", "SameOrDifferent"]

@@ -15,6 +15,9 @@ def main() -> None:
         metavar="PREFIX",
         help="leave out tensors whose names start so, for instance head.fc, to train with other classes",
     )
+    parser.add_argument(
+        "--half", action="store_true", help="store in float16: half the size; test whether it scores the same"
+    )
     arguments = parser.parse_args()
     if not arguments.out.endswith(".pth"):
         parser.error(f"out.pth must end in .pth, got {arguments.out}")
@@ -22,7 +25,7 @@ def main() -> None:
     from mmsema.checkpoint import CheckpointError, publish_model
 
     try:
-        print(publish_model(arguments.checkpoint, arguments.out, arguments.drop))
+        print(publish_model(arguments.checkpoint, arguments.out, arguments.drop, arguments.half))
     except CheckpointError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
