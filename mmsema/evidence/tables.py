@@ -111,6 +111,17 @@ TABLES: Dict[str, Table] = {
         },
         **SHAPES,
     ),
+    "whole-picture": Table(
+        title="Same or different: 800 iterations of 32 pictures",
+        config="sema-onestage_same-or-different",
+        options=f"{_epochs(4)} {COST}",
+        rows={
+            **MIXER_ROWS,
+            **{f"averaging {name}": Row(f"model.backbone.averaging={name}") for name in ("max", "weighted", "scaled")},
+        },
+        metrics={"accuracy": "accuracy/top1"},
+        quick="train_dataloader.dataset.groups=16 val_dataloader.dataset.groups=8 test_dataloader.dataset.groups=8",
+    ),
     "resolution": Table(
         title="Nuclei: the same weights on test pictures of other sizes",
         config="mask-rcnn_sema-pico_fpn_nuclei",
