@@ -285,22 +285,6 @@ def test_convert_mila_command(mila, tmp_path):
     assert "is not MILA's" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_published_in_float16(tmp_path):
-    state = build(0).state_dict()
-    torch.save(dict(state_dict=state), tmp_path / "epoch_1.pth")
-    path = publish_model(tmp_path / "epoch_1.pth", tmp_path / "sema.pth", half=True)
-    published = torch.load(path, weights_only=True)["state_dict"]
-    for name, tensor in state.items():
-        assert torch.equal(published[name], tensor.half() if tensor.is_floating_point() else tensor)
-    model = build(1)
-    assert not load_weights(model, path).missing
-    assert same(model.state_dict(), {name: t.to(state[name].dtype) for name, t in published.items()})
-    state["norm3.bias"][3] = 7e4
-    torch.save(dict(state_dict=state), tmp_path / "epoch_1.pth")
-    with pytest.raises(CheckpointError, match=r"norm3.bias has 7e\+04, too large for float16"):
-        publish_model(tmp_path / "epoch_1.pth", tmp_path / "sema.pth", half=True)
-
-
 def test_published_files_are_named_by_their_hash_and_checked(tmp_path):
     buffer = HistoryBuffer()
     buffer.update(1.5)
