@@ -2,12 +2,12 @@
 
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from commands import run
 
 from mmsema import SEMA, export
 from mmsema.checkpoint import CheckpointError
@@ -153,7 +153,6 @@ def test_command(config, tmp_path, monkeypatch, capsys):
 
 
 def test_command_refuses_in_one_line(tmp_path):
-    command = [sys.executable, TOOL, "nowhere.py", "--format", "onnx", "--out", tmp_path / "out.onnx"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    done = run(sys.executable, TOOL, "nowhere.py", "--format", "onnx", "--out", tmp_path / "out.onnx", code=2)
+    assert "Traceback" not in done.stderr
     assert done.stderr.splitlines()[-1] == "error: config nowhere.py is not a file"

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from commands import run
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 
@@ -224,14 +224,12 @@ def test_arguments_are_checked(arguments, words, work):
 def test_from_a_folder_to_pictures_as_the_page_says(work):
     """Make, train (one iteration), test and look, with the commands that the config names."""
     write_masks(work / "data/cells", size=(64, 64), count=3)
-    run = [sys.executable, str(ROOT / "tools/make_config.py"), "data/cells", "cells.py", "--name", "cell"]
-    assert subprocess.run(run, capture_output=True, text=True).returncode == 0
+    run(sys.executable, ROOT / "tools/make_config.py", "data/cells", "cells.py", "--name", "cell")
     named = [line[2:].split() for line in Path("cells.py").read_text().splitlines() if line.startswith("# python ")]
     assert [command[1] for command in named] == ["tools/train.py", "tools/test.py"]
     short = ["--cfg-options", "train_cfg.max_epochs=1", "train_dataloader.dataset.indices=4"]
     for (_, tool, *arguments), options in zip(named, (short, []), strict=True):
         arguments = [argument.replace("epoch_60.pth", "epoch_1.pth") for argument in arguments]
-        done = subprocess.run([sys.executable, str(ROOT / tool), *arguments, *options], capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        run(sys.executable, ROOT / tool, *arguments, *options)
     drawn = sorted(Path("work_dirs/cells").glob("*/pictures/*.png"))
     assert [path.stem for path in drawn] == ["cell3", "cell5"]

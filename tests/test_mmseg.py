@@ -1,10 +1,10 @@
 """SEMA inside mmsegmentation: its own config with the backbone swapped, and ours through the tools."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import cv2
 import numpy as np
 import pytest
@@ -111,9 +111,7 @@ def ade20k(tmp_path_factory) -> Path:
 
 
 def run(cwd: Path, tool: str, *arguments, code: int = 0) -> str:
-    command = [sys.executable, ROOT / "tools" / tool, *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+    done = commands.run(sys.executable, ROOT / "tools" / tool, *arguments, cwd=cwd, code=code)
     return done.stdout + done.stderr
 
 

@@ -79,6 +79,7 @@ def mim(python: Path, cwd: Path, *arguments, works: bool = True) -> str:
     command = [python, "-W", "ignore", "-c", "from mim.cli import cli; cli()", *map(str, arguments)]
     path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"
     environment = dict(os.environ, PATH=path, NO_COLOR="1", COLUMNS="200")
+    environment.pop("TRITON_INTERPRET", None)  # of the tests; a user's command runs PyTorch on the CPU
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment)
     assert (done.returncode == 0) == works, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
@@ -142,7 +143,7 @@ def editable(source, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["with_wheel", pytest.param("editable", marks=[not_in_openmim, pytest.mark.long])])
-def test_mim_search_train_test_and_run(kind, request, tmp_path):
+def test_mim_search_train_and_test(kind, request, tmp_path):
     """In a folder of its own, with nothing but names."""
     python, config = request.getfixturevalue(kind), "sema-pico_digits.py"
     found = mim(python, tmp_path, "search", "mmsema", "--config", "sema-t_8xb128_in1k")
@@ -152,6 +153,15 @@ def test_mim_search_train_test_and_run(kind, request, tmp_path):
     checkpoint = tmp_path / "work/epoch_1.pth"
     tested = mim(python, tmp_path, "test", "mmsema", config, "--checkpoint", checkpoint, "--work-dir", "tested")
     assert "accuracy/top1" in tested
+
+
+@pytest.mark.long
+def test_mim_refuses_code_and_publishes(with_wheel, tmp_path):
+    """The commands that it starts are those of tests/checkpoint/test_hostile.py."""
+    python, config = with_wheel, "sema-pico_digits.py"
+    options = ["--work-dir", "work", "--cfg-options", "train_cfg.max_epochs=1", "train_dataloader.batch_size=480"]
+    mim(python, tmp_path, "train", "mmsema", config, *options, "default_hooks.checkpoint.interval=1")
+    checkpoint = tmp_path / "work/epoch_1.pth"
     hostile, canary = tmp_path / "hostile.pth", tmp_path / "canary"
     torch.save(dict(torch.load(checkpoint, weights_only=False), meta=Call(canary)), hostile)
     for command in (["test", "mmsema", config, "--checkpoint"], ["train", "mmsema", config, "--resume"]):

@@ -5,7 +5,6 @@ import importlib
 import inspect
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional
@@ -13,6 +12,7 @@ from typing import Iterator, List, NamedTuple, Optional
 import pytest
 import torch
 import yaml
+from commands import run
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, Registry, init_default_scope
@@ -101,9 +101,7 @@ SCRIPTS = [b for b in fenced("python") if b not in CONFIG_BLOCKS]
 
 def help_of(tool: str, cache={}) -> str:  # noqa: B006
     if tool not in cache:
-        done = subprocess.run([sys.executable, *tool.split(), "--help"], capture_output=True, text=True, cwd=ROOT)
-        assert done.returncode == 0, f"{tool} --help: {done.stderr}"
-        cache[tool] = done.stdout
+        cache[tool] = run(sys.executable, *tool.split(), "--help", cwd=ROOT).stdout
     return cache[tool]
 
 
@@ -159,8 +157,8 @@ def test_commands_name_what_is_there():
 ])  # fmt: skip
 def test_cheap_commands_run(command, said):
     assert command in [block.text.strip() for block in commands()]
-    done = subprocess.run([sys.executable, *command.split()[1:]], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0 and said in done.stdout, done.stdout + done.stderr
+    done = run(sys.executable, *command.split()[1:], cwd=ROOT)
+    assert said in done.stdout, done.stdout + done.stderr
 
 
 def test_files_that_are_named_are_there():

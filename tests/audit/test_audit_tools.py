@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 from faults import FAULTS
 
@@ -32,6 +33,8 @@ train_cfg = dict(max_epochs=1)
 def run(tool: str, root: Path, *options: str, start: tuple = (sys.executable,)) -> subprocess.CompletedProcess:
     (root / "config.py").write_text(CONFIG.format(root=root))
     command = [*start, str(ROOT / "tools" / tool), "config.py", *options]
+    if start == (sys.executable,):
+        return commands.run(*command, cwd=root, code=None, env=dict(XDG_CACHE_HOME=str(root / "cache")))
     environment = dict(os.environ, XDG_CACHE_HOME=str(root / "cache"))
     return subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, timeout=300)
 

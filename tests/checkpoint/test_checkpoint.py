@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import commands
 import pytest
 import torch
 from mila import Classifier
@@ -271,9 +272,7 @@ def test_what_is_not_milas_is_refused(mila):
 
 
 def run(*command, code: int = 0) -> subprocess.CompletedProcess:
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    return commands.run(sys.executable, *command, code=code)
 
 
 def test_convert_mila_command(mila, tmp_path):

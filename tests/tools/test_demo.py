@@ -1,4 +1,4 @@
-"""tools/demo.py: what a newcomer sees, with a small data set and two epochs."""
+"""tools/demo.py: what a newcomer sees, with a small data set and one epoch."""
 
 import importlib.util
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""
 _base_ = "{ROOT}/configs/mask-rcnn_sema-pico_fpn_shapes.py"
-train_cfg = dict(max_epochs=2)
+train_cfg = dict(max_epochs=1)
 default_hooks = dict(logger=dict(interval=1))
 """
 
@@ -26,6 +26,7 @@ def demo(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(module, "CONFIG", "config.py")
     monkeypatch.setattr(sys, "argv", ["demo.py"])
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)  # of the tests; a user's command runs PyTorch on the CPU
     return module
 
 
@@ -38,9 +39,9 @@ def test_the_screen_is_calm_and_the_log_has_the_rest(demo, capfd):
     assert len(lines) <= 25 and max(map(len, lines)) <= 100, lines
     text = "\n".join(lines)
     assert "the whole log: work_dirs/demo/demo.log" in text
-    assert "epoch 1 of 2: loss " in text and "epoch 2 of 2: loss " in text and "mask AP" in text
+    assert "epoch 1 of 1: loss " in text and "mask AP" in text
     log = demo.LOG.read_text()
-    assert "Epoch(train) [2]" in log and "Config:" in log
+    assert "Epoch(train) [1]" in log and "Config:" in log
     for noise in ("OneDL", "faster_coco_eval", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "Grad strides", "FileClient"):
         assert noise not in log, noise
     assert (demo.WORK_DIR / "predictions.png").exists() and (demo.WORK_DIR / "curves.png").exists()

@@ -38,6 +38,7 @@ def test_print_config(package, tmp_path):
     assert printed.model.backbone == whole.model.backbone and printed.train_dataloader == whole.train_dataloader
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("package", HOSTS)
 def test_analyze_logs(package, tmp_path):
     _, logged, key = HOSTS[package]

@@ -1,5 +1,6 @@
 """Ctrl-C and SIGTERM: finish the iteration, save, and end, with no process left behind."""
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -65,6 +66,9 @@ class StopOnSignal(Hook):
         self.previous = {signum: signal.signal(signum, self._handle) for signum in SIGNALS}
         for loop in filter(None, (runner.train_loop, runner.val_loop)):
             self._shield(loop.dataloader)
+        # before multiprocessing sends them a SIGTERM and waits, when this process ends
+        atexit.unregister(end_workers)
+        atexit.register(end_workers)
 
     @staticmethod
     def _shield(loader: DataLoader) -> None:

@@ -1,12 +1,12 @@
 """tools/dataset_converters/nuclei.py and what it is made of, on folders in the layout of the Data Science Bowl."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from commands import run
 from pycocotools.coco import COCO
 
 from mmsema.datasets.converters.coco import ConversionError, is_held_out
@@ -42,9 +42,8 @@ def test_the_command_writes_what_pycocotools_reads(tmp_path):
     masks = [ring, square(12, 20), square(14, 22), square(0, 26) | square(18, 0)]  # a hole, an overlap, two parts
     for name in NAMES:
         write(tmp_path / "source", name, [*masks, np.zeros((24, 32), np.uint8)] if name == "cell0" else masks)
-    command = [sys.executable, ROOT / "tools/dataset_converters/nuclei.py", "source"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr  # something was left out:
+    # exit code 1: something was left out
+    done = run(sys.executable, ROOT / "tools/dataset_converters/nuclei.py", "source", cwd=tmp_path, code=1)
     assert done.stderr == f"warning: mask {Path('source/cell0/masks/4.png')} is empty: left out\n"
     assert "10 pictures have an alpha channel, which is not used; in 0 of them" in done.stdout
     assert "masks overlap in 10 pictures, by 160 pixels in all: kept" in done.stdout
