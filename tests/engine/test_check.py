@@ -71,6 +71,16 @@ def test_options_that_something_takes_pass(option):
     read_config(SHAPES, [option])
 
 
+def test_imports_that_an_option_names_are_done(tmp_path, monkeypatch):
+    (tmp_path / "has_a_mixer.py").write_text(
+        "from mmsema.models.mixers import MIXERS\nMIXERS['of_an_option'] = MIXERS['sema']\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    read_config(SHAPES, ["custom_imports.imports=[mmsema,has_a_mixer]", "model.backbone.mixer=of_an_option"])
+    (line,) = lines_on(SHAPES, ["custom_imports.imports=[mmsema,has_no_mixer]"])
+    assert line.startswith("custom_imports.imports: no module 'has_no_mixer'")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone, channels",
