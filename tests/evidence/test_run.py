@@ -154,8 +154,10 @@ def test_sigterm_ends_the_run_too(project, monkeypatch, capfd):
         os._exit(evidence(monkeypatch, "--seeds", 0))
     while not Path("calls.txt").exists():
         time.sleep(0.02)
+    began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+    assert time.monotonic() - began < 30  # the script waits for 60
     assert "stopped; the same command goes on" in capfd.readouterr().err
     assert evidence(monkeypatch, "--seeds", 0) == 0  # the folder's lock went with the process
 
