@@ -4,11 +4,13 @@ A map of a padded batch is 0 outside its pictures wherever a 3x3 convolution rea
 ``sizes`` are the (h, w) of every picture on that map, (B, 2), int32; None stands for pictures that fill it.
 """
 
-from typing import Optional
+from typing import Iterator, Optional
 
 import torch
-from mmsema_kernels.sizes import can_read, check_sizes, real_tokens, zero_outside
+import torch.nn.functional as F
+from mmsema_kernels.sizes import can_read, check_sizes, clear_outside, real_tokens, zero_outside
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
@@ -51,54 +53,77 @@ def picture_sizes(x: Tensor, sizes: Optional[Tensor], pad_value: Optional[float]
 
 
 def batch_norm(norm: _BatchNorm, x: Tensor, sizes: Optional[Tensor]) -> Tensor:
-    """``norm`` of a map (B, C, H, W); in training its statistics are those of the real tokens, and it is 0 outside."""
+    """``norm`` of a map (B, C, H, W); in training its statistics are those of the real tokens, and it is 0 outside.
+
+    Where the sizes can be read, what x holds outside is overwritten.
+    """
     if sizes is None or not norm.training:
         return norm(x)
-    if can_read(sizes):
-        tokens = _Pack.apply(x, sizes)  # (N, C)
-        tokens = norm(tokens[None, :, None].permute(0, 3, 1, 2)).permute(0, 2, 3, 1).reshape(tokens.shape)
-        return _Unpack.apply(tokens, sizes, x.shape)
-    return _masked_batch_norm(norm, x, sizes)
-
-
-def _pack(x: Tensor, sizes: Tensor) -> Tensor:
-    """The real tokens of a map (B, C, H, W), one picture after another: (N, C)."""
-    pairs = sizes.tolist()
-    out = x.new_empty((sum(h * w for h, w in pairs), x.shape[1]))
-    for (h, w), picture, tokens in zip(pairs, x, out.split([h * w for h, w in pairs]), strict=True):
-        tokens.view(h, w, -1).copy_(picture[:, :h, :w].permute(1, 2, 0))
+    if isinstance(norm, nn.SyncBatchNorm) or not can_read(sizes):
+        return _masked_batch_norm(norm, x, sizes)
+    count = int(sizes.prod(1).sum())
+    out, mean, var = _BatchNormOfTokens.apply(x, norm.weight, norm.bias, sizes, count, norm.eps)
+    _track(norm, mean, var * (count / max(count - 1, 1)))
     return out
 
 
-def _unpack(tokens: Tensor, sizes: Tensor, shape: torch.Size) -> Tensor:
-    """The inverse of :func:`_pack`, with 0 outside the pictures."""
-    pairs = sizes.tolist()
-    out = tokens.new_zeros(shape).contiguous(memory_format=torch.channels_last)
-    for (h, w), picture, part in zip(pairs, out, tokens.split([h * w for h, w in pairs]), strict=True):
-        picture[:, :h, :w] = part.view(h, w, -1).permute(2, 0, 1)
-    return out
+@torch.no_grad()
+def _track(norm: _BatchNorm, mean: Tensor, unbiased_var: Tensor) -> None:
+    """Take the statistics of a batch into the running ones."""
+    norm.num_batches_tracked.add_(1)
+    factor = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
+    norm.running_var.lerp_(unbiased_var.to(norm.running_var.dtype), factor)
 
 
-class _Pack(torch.autograd.Function):
+def _outside(x: Tensor, sizes: Tensor) -> Iterator[Tensor]:
+    """Views of what a map (B, C, H, W) holds below and to the right of its pictures."""
+    H, W = x.shape[2:]
+    for picture, (h, w) in zip(x, sizes.tolist(), strict=True):
+        if h < H:
+            yield picture[:, h:]
+        if w < W:
+            yield picture[:, :h, w:]
+
+
+class _BatchNormOfTokens(torch.autograd.Function):
+    """By PyTorch's kernels for whole maps, without a copy of one: outside, x gets the mean, which adds to no variance.
+
+    Returns the map, the mean and the variance, (C) each.
+    """
+
     @staticmethod
-    def forward(ctx, x, sizes):
-        ctx.arguments = sizes, x.shape
-        return _pack(x, sizes)
+    def forward(ctx, x, weight, bias, sizes, count, eps):
+        x = x.contiguous(memory_format=torch.channels_last)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean = clear_outside(x, sizes, 2).sum((0, 2, 3), dtype=wide) / count
+        for part in _outside(x.detach(), sizes):
+            part.copy_(mean[:, None, None].expand_as(part))
+        var = torch.batch_norm_update_stats(x, None, None, 0.0)[1].to(wide) * (x.numel() / x.shape[1] / count)
+        out = F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps)
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.sizes, ctx.count, ctx.eps = sizes, count, eps
+        ctx.mark_non_differentiable(mean, var)
+        return clear_outside(out, sizes, 2), mean, var
 
     @staticmethod
-    def backward(ctx, grad):
-        return _Unpack.apply(grad, *ctx.arguments), None
-
-
-class _Unpack(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, tokens, sizes, shape):
-        ctx.sizes = sizes
-        return _unpack(tokens, sizes, shape)
-
-    @staticmethod
-    def backward(ctx, grad):
-        return _Pack.apply(grad, ctx.sizes), None, None
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        x, weight, mean, var = ctx.saved_tensors
+        # of constant statistics; the weight's has nothing from outside, where x is the mean
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        for part in _outside(grad, ctx.sizes):
+            grad_bias -= part.sum((1, 2), dtype=grad_bias.dtype)
+        # the statistics' share, a * x + b with numbers of each channel; rows of W * C are faster than tokens of C
+        scale = weight * torch.rsqrt(var + ctx.eps) / ctx.count
+        a = -scale * grad_weight * torch.rsqrt(var + ctx.eps)
+        b = -scale * grad_bias - a * mean
+        grad_x = grad_x.contiguous(memory_format=torch.channels_last)
+        rows, inputs = (t.permute(0, 2, 3, 1).flatten(2) for t in (grad_x, x))
+        rows.addcmul_(inputs, a.repeat(x.shape[3]).to(x.dtype)).add_(b.repeat(x.shape[3]).to(x.dtype))
+        return clear_outside(grad_x, ctx.sizes, 2), grad_weight, grad_bias, None, None, None
 
 
 def _masked_batch_norm(norm: _BatchNorm, x: Tensor, sizes: Tensor) -> Tensor:
@@ -118,12 +143,7 @@ def _masked_batch_norm(norm: _BatchNorm, x: Tensor, sizes: Tensor) -> Tensor:
     mean = total(values) / count
     centred = values - mean[:, None, None]
     var = total(centred.square()) / count
-    with torch.no_grad():
-        norm.num_batches_tracked.add_(1)
-        factor = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-        norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
-        unbiased = var * (count / (count - 1).clamp(min=1))
-        norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), factor)
+    _track(norm, mean, var * (count / (count - 1).clamp(min=1)))
     scale = norm.weight * torch.rsqrt(var + norm.eps)
     return torch.where(real, centred * scale[:, None, None] + norm.bias[:, None, None], 0).to(x.dtype)
 

@@ -1,6 +1,7 @@
-"""SyncBatchNorm counts the real tokens of all processes. torch's own runs on GPUs only; the sums are ours, over gloo.
+"""SyncBatchNorm counts the real tokens of all processes: two of them over gloo give what one gives.
 
-What the masks compute, which is what a GPU takes, is run here on the CPU. Its sum over NCCL has not been run.
+What the masks compute is what a GPU takes. On the CPU torch's own SyncBatchNorm, which full batches go to, refuses to
+train; the sum over NCCL has not been run.
 """
 
 import os
@@ -60,12 +61,11 @@ def worker(rank: int, port: int, folder: Path) -> None:
     part = slice(2 * rank, 2 * rank + 2)
     alone = norm_of(nn.SyncBatchNorm)
     alone.process_group = [dist.new_group([r]) for r in range(2)][rank]
-    with pytest.raises(ValueError) as refused:
-        run_norm(norm_of(nn.SyncBatchNorm), part)
+    on_cpu = run_norm(norm_of(nn.SyncBatchNorm), part)
     with pytest.MonkeyPatch.context() as patch:
         read_nothing(patch)
         found = dict(
-            refused=str(refused.value),
+            on_cpu=on_cpu,
             norm=run_norm(norm_of(nn.SyncBatchNorm), part),
             alone=run_norm(alone, part),
             backbone=run_backbone(True, part),
@@ -95,9 +95,10 @@ def assert_joined(parts: list, whole: dict, batched: tuple, summed: tuple, equal
 
 
 @pytest.mark.slow
-def test_statistics_are_those_of_all_processes(found):
+@pytest.mark.parametrize("case", ["norm", "on_cpu"])
+def test_statistics_are_those_of_all_processes(found, case):
     expected = run_norm(norm_of(nn.BatchNorm2d), slice(None))
-    assert_joined([one["norm"] for one in found], expected, ("out", "x"), ("weight", "bias"), ("state",))
+    assert_joined([one[case] for one in found], expected, ("out", "x"), ("weight", "bias"), ("state",))
 
 
 @pytest.mark.slow
@@ -115,13 +116,6 @@ def test_backbone_trains_as_in_one_process(found):
         torch.testing.assert_close(torch.cat(outputs[:2]), outputs[2])
     for name, gradient in expected["gradients"].items():
         total = sum(part["gradients"][name] for part in parts)
-        torch.testing.assert_close(total, gradient, rtol=1e-9, atol=1e-9, msg=name)  # biases before BatchNorm have 0
+        assert (total - gradient).norm() <= 1e-11 * gradient.norm() + 1e-9, name  # biases before BatchNorm have 0
     for part in parts:
         torch.testing.assert_close(part["buffers"], expected["buffers"])
-
-
-@pytest.mark.slow
-def test_torch_refuses_it_on_the_cpu(found):
-    """If this fails, the path of the CPU can be run over gloo as well."""
-    for one in found:
-        assert "SyncBatchNorm expected input tensor to be on GPU" in one["refused"]
