@@ -8,9 +8,9 @@ from mmengine.dataset import BaseDataset
 from ..registry import DATASETS
 
 SPLITS = ("train", "test")
-HEIGHT, WIDTH, MARKER = 14, 140, 10
+HEIGHT, WIDTH, MARKER = 14, 140, 12
 EDGE = 13  # a marker lies within so many columns of the left or the right edge
-KINDS = (60, 196)  # grey levels of a dark and a light marker
+KINDS = (28, 228)  # grey levels of a dark and a light marker
 PAIRS = ((0, 0), (0, 1), (1, 0), (1, 1))  # kinds on the left and on the right
 
 
