@@ -7,6 +7,9 @@ import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+    # Tests train in processes that are forked from this one. That needs autograd's first backward to come before the
+    # first FakeTensorMode (of the config check or torch.compile), which makes autograd think that there is a GPU.
+    torch.ones(1, requires_grad=True).sum().backward()
 
 
 def pytest_collection_modifyitems(items):

@@ -124,7 +124,9 @@ def test_second_signal_ends_at_once(tmp_path):
             time.sleep(0.1)
 
     pid = fork(digits(folder, "2"), At("before_train_iter", 5, forever))
+    end = time.monotonic() + 60
     while not (folder / "there").exists():
+        assert time.monotonic() < end, (folder / "output").read_text()
         time.sleep(0.05)
     os.kill(pid, signal.SIGTERM)
     time.sleep(1.5)
