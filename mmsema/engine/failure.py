@@ -5,11 +5,24 @@ import traceback
 from typing import Callable
 
 from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ..checkpoint import CheckpointError
 from .errors import UsageError
 from .hooks import NotFiniteError, end_workers
+
+# what classes raise at settings that they cannot take; a full disk or memory is none
+REFUSALS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    FileNotFoundError,
+    ImportError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
 
 
 class RunFailed(Exception):
@@ -20,19 +33,43 @@ def run_or_fail(runner: Runner, function: Callable) -> None:
     """Call ``function()``, a method of ``runner``.
 
     Raises:
-        RunFailed: it raised anything but what a user can mend before the run; the traceback is in the log.
+        UsageError: what the config asks for could not be built, before anything began.
+        RunFailed: it raised anything else; the traceback is in the log.
     """
+    started = _Started()
+    runner.register_hook(started)
     try:
         _call(function)
     except (UsageError, CheckpointError):  # a checkpoint that does not fit the model
         raise
     except Exception as error:
         log = _write_to_log(runner.logger, traceback.format_exc())
-        lines = [line for line in str(error).splitlines() if line.strip()]  # a worker's error is a whole traceback
-        what = lines[-1].strip() if lines else "no reason given"
-        if len(lines) < 2 and not isinstance(error, NotFiniteError):
-            what = f"{type(error).__name__}: {what}"
-        raise RunFailed(what + (f" (traceback in {log})" if log else "")) from error
+        what = what_happened(error) + (f" (traceback in {log})" if log else "")
+        if isinstance(error, REFUSALS) and not started.yet:
+            raise UsageError(f"the config cannot be used: {what}") from error
+        raise RunFailed(what) from error
+
+
+def what_happened(error: Exception) -> str:
+    """An error's text in one line; where it has none, the line of code that raised it."""
+    lines = [line for line in str(error).splitlines() if line.strip()]  # a worker's error is a whole traceback
+    if len(lines) > 1 or isinstance(error, NotFiniteError):
+        return lines[-1].strip()
+    if not lines:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        lines = [f"{frame.line} ({frame.filename}:{frame.lineno})"]
+    return f"{type(error).__name__}: {lines[0].strip()[:500]}"
+
+
+class _Started(Hook):
+    """Whether the runner has built everything and begins to work."""
+
+    yet = False
+
+    def before_train(self, runner: Runner) -> None:
+        self.yet = True
+
+    before_val = before_test = before_train
 
 
 def _call(function: Callable) -> None:

@@ -14,17 +14,31 @@ from mmengine.runner import Runner
 from rich.progress import track
 
 from ..audit import audit_config
-from .check import problem_of_work_dir
+from .check import missing_parts, problem_of_work_dir
 from .config import check_data, load_config, require_file
-from .errors import UsageError
-from .failure import run_or_fail
+from .errors import ConfigFaults, UsageError
+from .failure import REFUSALS, run_or_fail, what_happened
 from .hooks import CheckWeights
 from .quiet import is_news
 from .resume import limit_waiting, protect, resume
 
 
 def build_runner(cfg: Config, min_matched: float) -> Runner:
-    """The config's runner; it refuses checkpoints with less than the share ``min_matched`` of the model's tensors."""
+    """The config's runner; it refuses checkpoints with less than the share ``min_matched`` of the model's tensors.
+
+    Raises:
+        UsageError: something in the config cannot be built.
+    """
+    faults = [f"{path}: {text}" for path, text in missing_parts(cfg)]
+    if faults:
+        raise ConfigFaults(faults)
+    try:
+        return _build_runner(cfg, min_matched)
+    except REFUSALS as error:
+        raise UsageError(f"the config cannot be used: {what_happened(error)}") from error
+
+
+def _build_runner(cfg: Config, min_matched: float) -> Runner:
     if cfg.get("default_scope") == "mmdet":
         from mmdet.utils import setup_cache_size_limit_of_dynamo
 

@@ -14,9 +14,10 @@ from .classes import check_classes
 from .keys import check_keys
 from .options import merge_options
 from .reading import do_imports, read
+from .values import check_values, missing_parts
 from .work_dir import problem_of_work_dir
 
-__all__ = ["check_config", "do_imports", "find_faults", "merge_options", "problem_of_work_dir", "read"]
+__all__ = ["check_config", "do_imports", "find_faults", "merge_options", "missing_parts", "problem_of_work_dir", "read"]
 
 SWITCH = "MMSEMA_CONFIG_CHECK"  # an environment variable: it reaches every tool and every process of a launcher
 
@@ -31,6 +32,7 @@ def find_faults(cfg: Config, imports_failed: bool = False) -> List[str]:
     blamed = [path for path, _ in found]
     if imports_failed:
         found = [(path, text) for path, text in found if not path.endswith("type")]
+    found += check_values(cfg)
     scope = cfg.get("default_scope") or "mmengine"
     if "default_scope" not in blamed:
         found += check_channels(cfg.model, scope, blamed) + check_classes(cfg)

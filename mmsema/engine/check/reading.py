@@ -27,7 +27,7 @@ def locate(path: Path) -> None:
         raise UsageError(f"config must be a .py file, got {path}")
 
 
-def _bases(tree: ast.Module) -> Tuple[List[str], int]:
+def _bases(tree: ast.Module, path: Path) -> Tuple[List[str], int]:
     """The names of the base configs and the line they are in."""
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_base_":
@@ -35,7 +35,10 @@ def _bases(tree: ast.Module) -> Tuple[List[str], int]:
                 value = ast.literal_eval(node.value)
             except ValueError:
                 return [], node.lineno
-            return [value] if isinstance(value, str) else list(value), node.lineno
+            names = [value] if isinstance(value, str) else value
+            if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+                raise UsageError(f"{path}:{node.lineno}: _base_ must be a file name or a list of them, got {value!r}")
+            return list(names), node.lineno
     return [], 0
 
 
@@ -52,7 +55,7 @@ def look_at(path: Path, above: Tuple[Path, ...] = ()) -> List[str]:
         source = (text.splitlines() or [""])[min(line, len(text.splitlines())) - 1].strip()
         return [f"{path}:{line}: {getattr(error, 'msg', error)}: {source[:80]}"]
     faults: List[str] = []
-    names, line = _bases(tree)
+    names, line = _bases(tree, path)
     for name in names:
         base = _base_path(name, path)
         if base is None:
@@ -99,7 +102,7 @@ def read(path: Path) -> Config:
     locate(path)
     try:
         return Config.fromfile(str(path), import_custom_modules=False)
-    except Exception as error:  # a config is code, anything can happen in it
+    except (Exception, SystemExit) as error:  # a config is code, anything can happen in it
         faults = look_at(path)
         if faults:
             raise ConfigFaults(faults) from error

@@ -12,6 +12,8 @@ def problem_of_work_dir(work_dir: str, resume: bool) -> Optional[str]:
         work_dir: need not exist yet.
         resume: the run goes on from checkpoints; a new one must not write over those of another.
     """
+    if not work_dir:
+        return "work_dir must name a folder, got ''"
     folder = Path(work_dir).absolute()
     there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
     if not there.is_dir():
