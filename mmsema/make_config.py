@@ -174,7 +174,7 @@ val_evaluator = dict(ann_file=data_root + val_dataloader["dataset"]["ann_file"],
 test_evaluator = val_evaluator
 
 max_epochs = {epochs}  # {epochs * -(-train // BATCH)} iterations
-train_cfg = dict(max_epochs=max_epochs, val_interval={max(1, epochs // 3)})
+train_cfg = dict(max_epochs=max_epochs, val_interval={-(-epochs // 3)})
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type="CosineAnnealingLR", by_epoch=True, begin=0, end=max_epochs, eta_min=1e-5, convert_to_iter_based=True),

@@ -31,6 +31,7 @@ def test_a_sound_environment(tmp_path):
     assert "mmsema" in done.stdout and done.stdout.rstrip().endswith("No problem found.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "files, words",
     [

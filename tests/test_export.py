@@ -79,6 +79,7 @@ def test_backbone_at_unseen_sizes(format, options, tmp_path, monkeypatch):
     assert_equal(module, out, format)
 
 
+@pytest.mark.slow
 @needs_new_torch
 def test_onnx_classifier_at_unseen_sizes(config, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")

@@ -124,6 +124,7 @@ def test_to_channels_last_closes_the_trap_of_mmcv_roi_align():
     assert_same_predictions(predict(model, data, torch.channels_last), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["mmdet", "mmpretrain", "mmseg", "mmengine"])
 def test_the_scoped_name_needs_no_import(scope, tmp_path):
     pytest.importorskip(scope)

@@ -21,6 +21,7 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=cwd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "imports",
     [f"import mmsema; {LIST}", f"import mmpretrain, mmsema; {LIST}"],

@@ -206,6 +206,20 @@ def test_data_that_is_not_fit_is_one_line_and_no_config(case, work):
     assert not Path("mine.py").exists() or Path("mine.py").read_text() == "mine"
 
 
+def test_folders_are_searched_as_deep_as_it_takes(work):
+    """A COCO file's own name says what it is for, whatever folder it is in; masks lie in a folder of the data's."""
+    make_shapes("data/train_set", dict(train=3, val=2))
+    make_config("data", "coco.py")
+    cfg = Config.fromfile("coco.py")
+    parts = [cfg[f"{part}_dataloader"].dataset for part in ("train", "val")]
+    assert [len(content(Path(part.data_root, part.ann_file))["images"]) for part in parts] == [3, 2]
+    write_masks(work / "cells/stage1_train")
+    make_config("cells", "cells.py")
+    write_masks(work / "cells/stage1_test")
+    with pytest.raises(UsageError, match="several folders of pictures with masks .*stage1_test, .*stage1_train"):
+        make_config("cells", "again.py")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

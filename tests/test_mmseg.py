@@ -115,6 +115,7 @@ def run(cwd: Path, tool: str, *arguments, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_our_config_trains_and_is_tested(ade20k, tmp_path):
     printed = run(ade20k, "train.py", "small.py")
     losses = [float(loss) for loss in re.findall(r"Iter\(train\) \[\d/2\].* loss: (\S+)", printed)]

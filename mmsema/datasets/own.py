@@ -47,7 +47,7 @@ def _picture_folder(file: Path, content: dict, folder: Path) -> Path:
     """The folder that the file names start from: the first one that has the first picture."""
     name = next((image.get("file_name", "") for image in content["images"] if isinstance(image, dict)), "")
     below = sorted((path for path in folder.rglob("*") if path.is_dir()), key=lambda path: len(path.parts))
-    words = [word for word in NAMES["train"] + NAMES["val"] if word in file.relative_to(folder).as_posix().lower()]
+    words = NAMES.get(_role(file, folder), ())
     below.sort(key=lambda path: not any(word in path.name.lower() for word in words))
     for place in [file.parent, folder, *below]:
         if name and (place / name).is_file():
@@ -56,9 +56,21 @@ def _picture_folder(file: Path, content: dict, folder: Path) -> Path:
 
 
 def _role(file: Path, folder: Path) -> Optional[str]:
-    """Whether a file's own path says that it is for training or for validation."""
-    text = file.relative_to(folder).as_posix().lower()
-    return next((role for role, words in NAMES.items() if any(word in text for word in words)), None)
+    """Whether a file's name, or else the nearest folder above it, says that it is for training or for validation."""
+    for text in reversed(file.relative_to(folder).as_posix().lower().split("/")):
+        for role, words in NAMES.items():
+            if any(word in text for word in words):
+                return role
+    return None
+
+
+def _mask_folder(folder: Path) -> Optional[Path]:
+    """The folder whose pictures have folders of masks, wherever below ``folder``."""
+    found = sorted({path.parent.parent for path in folder.rglob("masks") if path.is_dir()})
+    if len(found) > 1:
+        names = ", ".join(map(str, found))
+        raise ConversionError(f"{folder} has several folders of pictures with masks ({names}); name one of them")
+    return found[0] if found else None
 
 
 def _write(folder: Path, name: str, pictures: Sequence[Picture], classes: Sequence[str]) -> Part:
@@ -135,8 +147,9 @@ def find_own_data(folder: Path, name: str = "object") -> OwnData:
     files = [path for path in sorted(folder.rglob("*.json")) if folder / OURS not in path.parents and _read_coco(path)]
     if files:
         return _own_coco(files, folder)
-    if next(folder.glob("*/masks"), None):
-        pictures, problems, counts = read_masks(folder, name)
+    masks = _mask_folder(folder)
+    if masks is not None:
+        pictures, problems, counts = read_masks(masks, name)
         lines, parts = describe(counts), split(pictures)
     elif next(folder.rglob("*.xml"), None):
         pictures, problems = read_voc(folder)

@@ -88,6 +88,7 @@ def test_backbones_are_checked_and_timed(report, monkeypatch):
     assert report.rows[-1].ms is None and "not timed" in report.rows[-1].note
 
 
+@pytest.mark.slow
 def test_checks_in_the_interpreter(monkeypatch):
     """The checks are for a GPU; here they run on less, so that what is wrong with them shows before."""
     pytest.importorskip("triton", "3.2")

@@ -63,6 +63,7 @@ def distributed(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_two_processes_give_the_gradients_of_one(name, distributed):
     expected = gradients(build(OPTIONS[name]), images())

@@ -70,6 +70,7 @@ def test_ema_saves_the_average_and_resumes(plain, tmp_path):
     assert resumed.iter == 4
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_compiled_training_takes_the_same_steps(plain, tmp_path):
     runner = train(tmp_path / "compiled", compile=dict(backend="aot_eager"))
@@ -80,6 +81,7 @@ def test_compiled_training_takes_the_same_steps(plain, tmp_path):
         torch.testing.assert_close(tensor, plain[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "processes", [pytest.param(2, marks=needs_fsdp_on_cpu), pytest.param(1, marks=pytest.mark.gpu)]
 )

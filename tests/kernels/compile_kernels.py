@@ -1,6 +1,7 @@
 """Compile every shipped kernel, without a GPU, and print what the compiler made of it as CSV.
 
     python tests/kernels/compile_kernels.py > tests/kernels/compiled_kernels.csv
+    python tests/kernels/compile_kernels.py 89 90       for these compute capabilities only
 
 One row for each kernel and compute capability: registers of a thread, bytes it spills, shared memory of a program, SASS
 instructions of a warp (in the attention kernels, which have no loop, that is what runs), and whether dots became wgmma.
@@ -160,8 +161,10 @@ def compile_one(job):
 
 
 def main():
-    jobs = [(*c, capability) for capability in CAPABILITIES for c in configurations()]
-    jobs += [(*c, capability) for capability in SIZED_CAPABILITIES for c in sized_configurations()]
+    chosen = tuple(map(int, sys.argv[1:])) or CAPABILITIES
+    jobs = [(*c, capability) for capability in CAPABILITIES if capability in chosen for c in configurations()]
+    sized = [capability for capability in SIZED_CAPABILITIES if capability in chosen]
+    jobs += [(*c, capability) for capability in sized for c in sized_configurations()]
     print(f"# triton {triton.__version__}")
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow((*FIELDS, *MEASURES))

@@ -94,6 +94,7 @@ def test_with_cp_recomputes_the_kernels(monkeypatch):
     assert all(torch.equal(results[1][name], gradient) for name, gradient in results[0].items())
 
 
+@pytest.mark.slow
 @torch._dynamo.config.patch(specialize_float=True)  # or the graphs read BatchNorm's eps from a tensor
 def test_tiny_compiles_to_two_graphs_for_six_sizes(monkeypatch):
     """Without a graph break. Nothing is computed: tests/kernels has the numbers of the compiled kernels."""
@@ -134,6 +135,7 @@ def run_ddp(rank, port, path):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda", reason="two processes share the CPU through Triton's interpreter")
 def test_ddp_averages_the_gradients(tmp_path, monkeypatch):
     with socket.socket() as s:

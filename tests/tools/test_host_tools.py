@@ -10,6 +10,7 @@ import cv2
 import pytest
 from mmengine.config import Config
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 HOSTS = {  # package, one of our configs, what the host logs after an epoch
     "onedl-mmdetection": ("mask-rcnn_sema-pico_fpn_shapes.py", "coco/bbox_mAP", "bbox_mAP"),

@@ -68,6 +68,7 @@ def test_detector_trains_and_is_evaluated(trained):
     assert (trained / "epoch_1.pth").exists()
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_training_stopped(trained, shapes, tmp_path):
     options = ["--work-dir", tmp_path, "--cfg-options", "train_cfg.max_epochs=2", "default_hooks.logger.interval=1"]
     done = tool("train.py", DETECTOR, "--resume", trained / "epoch_1.pth", *options, cwd=shapes)
@@ -75,6 +76,7 @@ def test_resume_goes_on_where_training_stopped(trained, shapes, tmp_path):
     assert [line["step"] for line in scalars(tmp_path) if "loss" in line] == [3, 4]
 
 
+@pytest.mark.slow
 def test_detector_is_tested_dumped_and_drawn(trained, shapes, tmp_path):
     dump, pictures = tmp_path / "out.pkl", tmp_path / "pictures"
     work_dir = ["--work-dir", tmp_path / "test", "--out", dump, "--show-dir", pictures, "--labels", "none"]
@@ -85,6 +87,7 @@ def test_detector_is_tested_dumped_and_drawn(trained, shapes, tmp_path):
     assert len(drawn) == 4 and all(max(picture.shape) >= 512 for picture in drawn)  # enlarged: by our visualizer
 
 
+@pytest.mark.slow
 def test_inference_takes_what_training_wrote(trained, shapes, tmp_path):
     """Ours, and mmdet's own with our config."""
     from mmdet.apis import DetInferencer
@@ -103,6 +106,7 @@ def test_inference_takes_what_training_wrote(trained, shapes, tmp_path):
     assert [one["score"] for one in ours] == pytest.approx(scores)
 
 
+@pytest.mark.slow
 def test_coco_config_trains_on_a_small_set_in_coco_layout(tmp_path):
     """All 80 categories, the config as it is but for the picture size."""
     import cv2
@@ -177,6 +181,7 @@ def names_digits_in_pictures(folder: Path, checkpoint: Path) -> None:
     assert ours == theirs and sum(ours[name] == truth[name] for name in truth) >= 19
 
 
+@pytest.mark.slow
 def test_distributed_training_and_testing_on_the_cpu(tmp_path):
     options = [
         "--cfg-options",
