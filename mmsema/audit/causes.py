@@ -30,6 +30,9 @@ CAUSES: Dict[str, Cause] = {
         "stop", "JSON is not a COCO annotation file", "`{}` gives an empty set, the rest tracebacks"
     ),
     "set-empty": Cause("stop", "nothing is left to use", "ZeroDivisionError"),
+    "evaluator-pictures": Cause(
+        "stop", "the evaluator's file has other pictures than the set", "results are compared with other pictures"
+    ),
     # classes
     "classes-wrong": Cause("stop", "classes are not a list of different names", "a text is searched for names in it"),
     "category-wrong": Cause("stop", "category without a usable id or name", "KeyError"),
@@ -46,6 +49,9 @@ CAUSES: Dict[str, Cause] = {
     "annotation-of-no-image": Cause("drop", "annotation of an image that is not listed", "left out"),
     "annotation-of-no-category": Cause("stop", "annotation of a category that is not listed", "left out in silence"),
     "iscrowd-missing": Cause("note", "annotation without iscrowd", "taken as 0; evaluation: KeyError", "stop"),
+    "iscrowd-wrong": Cause("stop", "iscrowd is neither 0 nor 1", "any text, '0' too, means a crowd: object ignored"),
+    "crowds-only": Cause("stop", "there are only crowds", "trains on background alone; evaluation: nothing to find"),
+    "annotation-id-zero": Cause("note", "annotation id 0", "evaluation: an object that nobody finds", "drop"),
     "image-without-annotation": Cause("note", "image without annotations", "left out if filter_empty_gt, else kept"),
     "image-small": Cause("note", "image smaller than filter_cfg's min_size", "left out"),
     # boxes
@@ -55,6 +61,7 @@ CAUSES: Dict[str, Cause] = {
     "area-zero": Cause("drop", "area of zero or less", "left out; evaluation: an object of no size"),
     "box-below-a-pixel": Cause("note", "bbox narrower than a pixel", "left out"),
     "box-over-the-edge": Cause("note", "bbox more than 2 pixels over its picture's edge", "kept as it is"),
+    "boxes-misplaced": Cause("stop", "most boxes are not where the objects are", "learns wrong boxes"),
     # masks, where the config uses them
     "mask-missing": Cause("stop", "no segmentation", "KeyError 'mask' without the file's name"),
     "mask-wrong": Cause("stop", "segmentation is neither a list of polygons nor an RLE", "TypeError"),

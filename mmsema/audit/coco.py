@@ -11,11 +11,15 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from .boxes import check_places
+from .causes import CAUSES
 from .masks import check_masks
 from .pictures import Progress, check_pictures, quiet
 from .report import Report, shown
 
 NUMBER = (int, float)
+LEFT_OUT = ("image-without-annotation", "image-small", "box-below-a-pixel")  # why little is left, where it is a note
+MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")  # of UTF-8 and UTF-16, which pycocotools does not read
 EDGE = 2.0  # pixels that a box may reach over the edge; COCO's own do by fractions of one
 
 
@@ -31,6 +35,8 @@ def read_json(report: Report, path: str) -> Any:
             report.add("file-not-json", "empty file")
         elif data[:2] in (b"\x1f\x8b", b"PK"):
             report.add("file-not-json", "compressed file", "unpack it first")
+        elif data.startswith(MARKS) or b"\0" in data[:4]:
+            report.add("file-not-json", "not UTF-8, or with a byte order mark", "save it as UTF-8 without one")
         elif data[:200].lstrip()[:1] == b"<":
             report.add("file-not-json", "HTML or XML page", "the download gave a page instead of the file")
         else:
@@ -210,6 +216,7 @@ def _check_annotations(
     report.add_rows("annotation-wrong", np.flatnonzero(~whole), name, lacks)
     rows = np.flatnonzero(good).tolist()
     report.add_rows("annotation-id-twice", [rows[i] for i in _twice(ids[row] for row in rows)], name)
+    report.add_rows("annotation-id-zero", [row for row in rows if ids[row] == 0], name)
     report.add_rows(
         "annotation-of-no-image", np.flatnonzero(whole & (image < 0)), name, lambda row: f"image_id {image_ids[row]!r}"
     )
@@ -227,6 +234,8 @@ def _check_annotations(
     crowds = [annotation.get("iscrowd") for annotation in annotations]
     if None in crowds and not lvis:
         report.add_rows("iscrowd-missing", [row for row in np.flatnonzero(alive) if crowds[row] is None], name)
+    wrong = [row for row in np.flatnonzero(alive) if crowds[row] not in (0, 1, None)]
+    report.add_rows("iscrowd-wrong", wrong, name, lambda row: f"iscrowd {crowds[row]!r:.60}")
 
     finite = np.isfinite(boxes).all(1)
     report.add_rows("box-not-finite", np.flatnonzero(alive & ~finite), name, box)
@@ -247,11 +256,33 @@ def _check_annotations(
         rows = np.flatnonzero(alive if report.use == "evaluate" else usable)
         masked = [annotations[row] for row in rows]
         usable[rows] &= check_masks(report, masked, sizes[image[rows]], usable[rows], poly2mask)
+    objects = usable & np.array([crowd in (0, None) for crowd in crowds], bool)
+    if usable.any() and not objects.any() and not wrong:
+        report.add("crowds-only", f"{usable.sum()} annotations")
+    check_places(report, annotations, np.flatnonzero(objects), boxes, over, masks)
     report.annotations = len(annotations)
     per_image = np.full(len(sizes), -1)
     per_image[image[alive]] = 0
     np.add.at(per_image, image[usable], 1)
     return per_image
+
+
+def compare_pictures(ann_file: str, evaluated: str) -> Report:
+    """Whether an evaluator's annotation file has the pictures of the set that is tested, under their ids."""
+    report, own = Report(evaluated, "evaluate"), Report(ann_file)  # the set's own faults are in its own report
+    contents = [read_json(report, evaluated), read_json(own, ann_file)]
+    if None in contents or not _is_coco(report, contents[0]) or not _is_coco(own, contents[1]):
+        return report
+    named, wanted = (
+        {one.get("id"): os.path.basename(str(one.get("file_name"))) for one in content["images"]}
+        for content in contents
+    )
+    other = [i for i, name in wanted.items() if named.get(i) != name]
+    if other:
+        here = f"image {other[0]} is {named[other[0]]!r}" if other[0] in named else f"no image {other[0]}"
+        text = f"{here}, in {ann_file} it is {wanted[other[0]]!r}"
+        report.add("evaluator-pictures", f"{len(other)} of {len(wanted)}", text)
+    return report
 
 
 def audit_coco(
@@ -312,7 +343,8 @@ def audit_coco(
         usable &= ~small & ~(bare & filter_empty_gt)
     numbers = f"{usable.sum()} of {len(images)} images, {per_image.clip(0).sum()} of {len(annotations)} annotations"
     if not usable.any() or (use != "predict" and not (per_image > 0).any()):
-        report.add("set-empty", numbers)
+        reasons = [f"{CAUSES[c].what}: {report.counts[c]}" for c in LEFT_OUT if c in report.counts]
+        report.add("set-empty", numbers, ", ".join(reasons))
 
     def name(row: int) -> str:
         return f"image {images[rows[row]].get('id')}, {names[row]!r}"

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from . import remember
-from .coco import audit_coco
+from .coco import audit_coco, compare_pictures
 from .folders import audit_folders
 from .pairs import audit_pairs
 from .pictures import Progress, quiet
@@ -191,6 +191,18 @@ def _compare_pictures(jobs: List[tuple], reports: List[Report], form: str, progr
     reports.append(known)
 
 
+def _check_evaluator(cfg: Config, loader: str, jobs: List[tuple]) -> Iterator[Report]:
+    """Compare an evaluator's file with its set's, where they are two; nothing is remembered, as this is rare."""
+    evaluators = cfg.get(loader.replace("dataloader", "evaluator")) or []
+    files = [one.get("ann_file") for one in (evaluators if isinstance(evaluators, (list, tuple)) else [evaluators])]
+    if loader == "train_dataloader" or len(jobs) != 1 or not str(jobs[0][0].get("ann_file")).endswith(".json"):
+        return
+    ann_file = os.path.join(jobs[0][0].get("data_root") or "", jobs[0][0]["ann_file"])
+    for evaluated in dict.fromkeys(file for file in files if isinstance(file, str) and "://" not in file):
+        if os.path.realpath(evaluated) != os.path.realpath(ann_file):
+            yield compare_pictures(ann_file, evaluated)
+
+
 def audit_config(
     cfg: Config,
     loaders: Sequence[str] = LOADERS,
@@ -207,11 +219,12 @@ def audit_config(
         progress: ``rich.progress.track`` or alike.
     """
     init_default_scope(cfg.get("default_scope") or "mmengine")
-    jobs, reports = [], []
+    jobs, reports, others = [], [], []
     for loader in loaders:
         settings = cfg.get(loader)
         dataset = settings.get("dataset") if isinstance(settings, dict) else None
         use, masks = _use(cfg, loader)
+        before = len(jobs)
         for leaf in leaves(dataset) if isinstance(dataset, dict) else ():
             job = (leaf.to_dict() if hasattr(leaf, "to_dict") else dict(leaf), use, masks, pictures, progress)
             if job in jobs:
@@ -225,7 +238,8 @@ def audit_config(
                 remember.store(settings, pictures, report)
             jobs.append(job)
             reports.append(report)
+        others += _check_evaluator(cfg, loader, jobs[before:])
     _compare_folders(reports)
     if compare and {"train"} < {report.use for report in reports} and not any(report.stops for report in reports):
         _compare_pictures(jobs, reports, pictures, progress)
-    return reports
+    return reports + others

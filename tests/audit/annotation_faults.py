@@ -135,7 +135,67 @@ def width_zero(content):
     content["images"][3]["width"] = 0
 
 
+@json_fault("iscrowd-wrong", "iscrowd is neither 0 nor 1: annotation 12 (iscrowd '0')")
+def iscrowd_as_text(content):
+    find(content, 12)["iscrowd"] = "0"
+
+
+@json_fault("crowds-only", "there are only crowds: 6 annotations")
+def crowds_throughout(content):
+    for entry in content["annotations"]:
+        entry["iscrowd"] = 1
+
+
+@json_fault("annotation-id-zero", "annotation id 0: annotation 0", use="evaluate")
+def annotation_numbers_from_zero(content):
+    for entry in content["annotations"]:
+        entry["id"] -= 11
+
+
+@json_fault(
+    "set-empty",
+    "nothing is left to use: 4 of 4 images, 0 of 6 annotations (image without annotations: 1, "
+    "bbox narrower than a pixel: 6)",
+)
+def boxes_in_shares_of_the_picture(content):
+    for entry in content["annotations"]:
+        entry["bbox"] = [value / SIZE[i % 2] for i, value in enumerate(entry["bbox"])]
+
+
 # boxes
+
+
+@json_fault(
+    "boxes-misplaced",
+    "most boxes are not where the objects are: 3 of 5 (annotation 12: bbox [8.0, 10.0, 40.0, 30.0], its mask in "
+    "[8, 10, 32, 20]; bbox is x, y, width, height in pixels)",
+)
+def boxes_as_two_corners(content):
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x, y, x + width, y + height]
+
+
+@json_fault(
+    "boxes-misplaced",
+    "most boxes are not where the objects are: 5 of 5 (annotation 11: bbox [13.5, 12.0, 19.0, 16.0], its mask in "
+    "[4, 4, 20, 16]; bbox is x, y, width, height in pixels)",
+)
+def boxes_from_their_centres(content):
+    for entry in content["annotations"]:
+        x, y, width, height = entry["bbox"]
+        entry["bbox"] = [x + width / 2, y + height / 2, width, height]
+
+
+@json_fault(
+    "boxes-misplaced",
+    "most boxes are not where the objects are: 4 of 5 (annotation 11: bbox [44, 30, 40, 30] reaches over the edge; "
+    "bbox is x, y, width, height in pixels)",
+    masks=False,
+)
+def boxes_over_the_edge(content):
+    for number in (11, 12, 14, 15):
+        find(content, number)["bbox"] = [44, 30, 40, 30]
 
 
 @json_fault("box-not-finite", "bbox with NaN or infinity: annotation 12 (image 1, bbox [nan, 2, 30, 40])")

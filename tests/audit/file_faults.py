@@ -194,6 +194,20 @@ def json_of_0_bytes(root):
     (root / "train.json").write_text("")
 
 
+for _mark, _encoding in (("utf-8-sig", "utf-8-sig"), ("utf-16", "utf-16"), ("utf-16 without a mark", "utf-16-le")):
+
+    def _encode(root, encoding=_encoding):
+        (root / "train.json").write_bytes((root / "train.json").read_text().encode(encoding))
+
+    _encode.__name__ = f"json in {_mark}"
+    fault(
+        "coco",
+        "file-not-json",
+        "{root}/train.json: annotation file is not JSON: not UTF-8, or with a byte order mark "
+        "(save it as UTF-8 without one)",
+    )(_encode)
+
+
 @fault("coco", "file-missing", "{root}/train.json: annotation file is not there: {root}/train.json")
 def json_missing(root):
     (root / "train.json").unlink()

@@ -224,6 +224,25 @@ def test_pictures_of_validation_that_were_learnt(tmp_path):
         assert len(notes) == 1 and f"'{tmp_path}/val/images/a.jpg' ({tmp_path}/images/a.jpg)" in notes[0]
 
 
+def test_an_evaluator_that_compares_with_other_pictures(tmp_path):
+    make_coco(tmp_path)
+    make_coco(tmp_path / "other")
+    cfg = config("mmdet", val=dataset(tmp_path, "coco"))
+    lines = []
+    for name in ("train.json", "other/train.json", "nowhere.json"):
+        cfg.val_evaluator = dict(type="CocoMetric", ann_file=f"{tmp_path}/{name}")
+        lines.append([line for report in audit_config(cfg) for line in report.stops])
+    assert lines[:2] == [[], []]  # another file with the same pictures is no fault
+    assert len(lines[2]) == 1 and "annotation file is not there" in lines[2][0] and "nowhere.json" in lines[2][0]
+    edit(tmp_path / "other", lambda content: [image.update(id=image["id"] + 1) for image in content["images"]])
+    cfg.val_evaluator.ann_file = f"{tmp_path}/other/train.json"
+    (line,) = [line for report in audit_config(cfg) for line in report.stops]
+    assert line == (
+        f"{tmp_path}/other/train.json: the evaluator's file has other pictures than the set: 4 of 4 "
+        f"(no image 1, in {tmp_path}/train.json it is 'a.jpg')"
+    )
+
+
 def test_what_was_fit_is_remembered_until_it_changes(tmp_path, monkeypatch):
     make_coco(tmp_path)
     cfg = config("mmdet", train=dataset(tmp_path, "coco"))

@@ -52,9 +52,12 @@ def build(cfg: dict, scope: str) -> nn.Module:
         registry = MODELS._search_child(scope) or MODELS
         try:
             with _OnMeta():
-                return registry.build(copy.deepcopy(cfg))
+                module = registry.build(copy.deepcopy(cfg))
         except Exception:
-            return registry.build(cfg)
+            module = registry.build(cfg)
+    if hasattr(module, "pad_value"):
+        module.pad_value = None  # there are no numbers to find padding in
+    return module
 
 
 _MODE = FakeTensorMode()
@@ -92,8 +95,6 @@ def maps_of(cfg: dict, scope: str) -> Optional[Tuple[Shapes, int]]:
     key = f"{scope} {cfg!r}"
     if key not in _known:
         backbone = build(cfg, scope)
-        if hasattr(backbone, "pad_value"):
-            backbone.pad_value = None  # there are no pixels to find padding in
         channels = cfg.get("in_channels", cfg.get("in_chans", 3))
         side = cfg.get("img_size")
         side = side[0] if isinstance(side, (list, tuple)) and side else side
