@@ -120,7 +120,8 @@ def test_wheel_works_from_any_folder(source, with_wheel, tmp_path):
     ):
         assert (installed / ".mim" / carried).is_file()
     top = {path.name.split("-")[0] for path in installed.parent.iterdir()}
-    assert not top & {"kernels", "tools", "tests", "docs", "configs"}  # names that belong to others
+    assert not top & {"kernels", "tools", "tests", "docs", "configs", "results"}  # names that belong to others
+    assert not list(installed.rglob("*.pth"))  # weights are in the repository only
 
 
 def test_mmpretrain_finds_the_wheels_models_by_name(with_wheel, tmp_path):
