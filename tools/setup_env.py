@@ -22,7 +22,11 @@ import setup_mmcv
 from setup_steps import Step, fail, say
 
 ROOT = Path(__file__).resolve().parents[1]
-TORCH_PACKAGES = re.compile(r"(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+)==")
+# and what importing torch needs, as mmcv is built while the other packages are still being installed
+TORCH_PACKAGES = re.compile(
+    r"(torch|torchvision|triton|nvidia-[\w-]+|cuda-[\w-]+|filelock|fsspec|Jinja2|MarkupSafe|mpmath|networkx|numpy|sympy"
+    r"|typing_extensions)=="
+)
 GO_ON = "run the command again to go on from here"
 DISK_GIB = 9  # the finished environment takes 6 GiB, pip's temporary files up to 3 more
 
@@ -205,6 +209,8 @@ def make(stack):
     install_build_tools(stack)
     others = start_other_packages(stack)
     install_torch(stack)
+    if others.failed():
+        others.fail(GO_ON)
     wheel = setup_mmcv.mmcv_wheel(stack)
     if others.wait():
         others.fail(GO_ON)

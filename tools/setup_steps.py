@@ -69,6 +69,10 @@ class Step:
         Step.running.remove(self)
         return self.process.returncode
 
+    def failed(self):
+        """Whether the command has ended with an error by now."""
+        return bool(self.process.poll())
+
     def fail(self, advice):
         """Show the end of the log and leave."""
         lines = self.log.read_text(errors="replace").splitlines()[-15:]
