@@ -196,6 +196,8 @@ def resolves(name: str) -> bool:
         if found is not None:
             return True
     registries = [value for value in vars(registry).values() if isinstance(value, Registry)]
+    for one in registries:
+        one.import_from_location()
     return any(parts[-1] in one.module_dict for one in registries)
 
 
