@@ -249,7 +249,10 @@ def make_config(
     has_masks = all(one.get("segmentation") for one in data.train.content["annotations"] if not one.get("iscrowd"))
     lines += audit(data, has_masks)
     facts = read_facts(data)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written: {error.strerror}: {error.filename}") from None
     out.write_text(config_text(data, facts, out, folder, arch, weights and str(weights)))
     (width, height), many = facts.sizes.most_common(1)[0]
     train, val = facts.pictures

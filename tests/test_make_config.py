@@ -206,6 +206,13 @@ def test_data_that_is_not_fit_is_one_line_and_no_config(case, work):
     assert not Path("mine.py").exists() or Path("mine.py").read_text() == "mine"
 
 
+def test_a_place_that_cannot_be_written_to_is_one_line(work):
+    make_shapes("data", dict(train=3, val=1))
+    Path("notes.txt").write_text("")
+    with pytest.raises(UsageError, match=r"^notes.txt/mine.py cannot be written: .*: notes.txt$"):
+        make_config("data", "notes.txt/mine.py")
+
+
 def test_folders_are_searched_as_deep_as_it_takes(work):
     """A COCO file's own name says what it is for, whatever folder it is in; masks lie in a folder of the data's."""
     make_shapes("data/train_set", dict(train=3, val=2))

@@ -51,7 +51,12 @@ CAUSES: Dict[str, Cause] = {
     "iscrowd-missing": Cause("note", "annotation without iscrowd", "taken as 0; evaluation: KeyError", "stop"),
     "iscrowd-wrong": Cause("stop", "iscrowd is neither 0 nor 1", "any text, '0' too, means a crowd: object ignored"),
     "crowds-only": Cause("stop", "there are only crowds", "trains on background alone; evaluation: nothing to find"),
-    "annotation-id-zero": Cause("note", "annotation id 0", "evaluation: an object that nobody finds", "drop"),
+    "annotation-id-zero": Cause(
+        "note",
+        "annotation of number 0, which pycocotools never finds",
+        "evaluation: an object that nobody finds",
+        "drop",
+    ),
     "image-without-annotation": Cause("note", "image without annotations", "left out if filter_empty_gt, else kept"),
     "image-small": Cause("note", "image smaller than filter_cfg's min_size", "left out"),
     # boxes

@@ -267,20 +267,22 @@ def _check_annotations(
     return per_image
 
 
+def _face(image: dict) -> str:
+    """What tells an image from others of the same id."""
+    return f"{os.path.basename(str(image.get('file_name')))} of {image.get('width')} x {image.get('height')}"
+
+
 def compare_pictures(ann_file: str, evaluated: str) -> Report:
     """Whether an evaluator's annotation file has the pictures of the set that is tested, under their ids."""
     report, own = Report(evaluated, "evaluate"), Report(ann_file)  # the set's own faults are in its own report
     contents = [read_json(report, evaluated), read_json(own, ann_file)]
     if None in contents or not _is_coco(report, contents[0]) or not _is_coco(own, contents[1]):
         return report
-    named, wanted = (
-        {one.get("id"): os.path.basename(str(one.get("file_name"))) for one in content["images"]}
-        for content in contents
-    )
-    other = [i for i, name in wanted.items() if named.get(i) != name]
+    named, wanted = ({one.get("id"): _face(one) for one in content["images"]} for content in contents)
+    other = [i for i, face in wanted.items() if named.get(i) != face]
     if other:
-        here = f"image {other[0]} is {named[other[0]]!r}" if other[0] in named else f"no image {other[0]}"
-        text = f"{here}, in {ann_file} it is {wanted[other[0]]!r}"
+        first = other[0]
+        text = f"image {first} is {named.get(first, 'not there')}, in {ann_file} {wanted[first]}"
         report.add("evaluator-pictures", f"{len(other)} of {len(wanted)}", text)
     return report
 

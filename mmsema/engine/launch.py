@@ -3,6 +3,7 @@
 import argparse
 import sys
 from functools import partial
+from pathlib import Path
 from typing import List
 
 import torch
@@ -123,6 +124,8 @@ def test(arguments: argparse.Namespace) -> None:
     if arguments.out:
         if not arguments.out.endswith((".pkl", ".pickle")):
             raise UsageError(f"--out must end in .pkl or .pickle, got {arguments.out}")
+        if Path(arguments.out).is_dir():
+            raise UsageError(f"--out {arguments.out} is a folder")
         metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
         evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
         cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=arguments.out)]

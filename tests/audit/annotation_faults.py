@@ -146,7 +146,7 @@ def crowds_throughout(content):
         entry["iscrowd"] = 1
 
 
-@json_fault("annotation-id-zero", "annotation id 0: annotation 0", use="evaluate")
+@json_fault("annotation-id-zero", "annotation of number 0, which pycocotools never finds: annotation 0", use="evaluate")
 def annotation_numbers_from_zero(content):
     for entry in content["annotations"]:
         entry["id"] -= 11

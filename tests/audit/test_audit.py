@@ -239,7 +239,7 @@ def test_an_evaluator_that_compares_with_other_pictures(tmp_path):
     (line,) = [line for report in audit_config(cfg) for line in report.stops]
     assert line == (
         f"{tmp_path}/other/train.json: the evaluator's file has other pictures than the set: 4 of 4 "
-        f"(no image 1, in {tmp_path}/train.json it is 'a.jpg')"
+        f"(image 1 is not there, in {tmp_path}/train.json a.jpg of 64 x 48)"
     )
 
 

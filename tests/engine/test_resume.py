@@ -125,6 +125,7 @@ def test_samples_are_a_function_of_seed_iteration_and_place():
 
 def test_more_epochs_than_planned_are_warned_of(tmp_path):
     run(digits(tmp_path / "run"))
+    assert "nothing is left to train: iteration 12 of 12 is done" in run(digits(tmp_path / "run"), go_on="latest")
     cfg = digits(tmp_path / "run")
     cfg.train_cfg.max_epochs = 4
     cfg.param_scheduler[1].update(T_max=16, end=16)

@@ -76,6 +76,7 @@ FAULTS: List[Fault] = [
     ),
     Fault("amp without a GPU", "train", "{digits} --work-dir {tmp}/new --amp", ("--amp", "CUDA"), True),
     Fault("predictions to no pickle", "test", "{digits} {tmp}/page.pth --out {tmp}/out.txt", ("--out", ".pkl")),
+    Fault("predictions to a folder", "test", "{digits} {tmp}/page.pth --out {tmp}/used.pkl", ("used.pkl is a folder",)),
     Fault("name of no config", "mmsema", "sema-t_8xb128_in2k {tmp}/a.pth {tmp}/a.jpg", ("sema-t_8xb128_in1k",)),
     Fault("picture that is not there", "mmsema", "sema-pico_digits {tmp}/page.pth {tmp}/nowhere.jpg", ("nowhere.jpg",)),
     Fault(
@@ -111,6 +112,7 @@ def plant(folder: Path) -> None:
     (folder / "a.jpg").write_bytes(b"")
     torch.save(dict(state_dict={"a": torch.zeros(1)}), folder / "weights.pth")
     (folder / "used").mkdir()
+    (folder / "used.pkl").mkdir()
     (folder / "used/epoch_3.pth").write_bytes(b"")
 
 

@@ -120,6 +120,11 @@ class ExactResume(Hook):
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
         loader = loop.dataloader
+        if loop.iter >= loop.max_iters:
+            runner.logger.warning(
+                f"nothing is left to train: iteration {loop.iter} of {loop.max_iters} is done; for more raise "
+                "train_cfg.max_epochs or train_cfg.max_iters"
+            )
         if loader.batch_sampler is None:
             runner.logger.warning("exact resume needs batches by index, which this data loader does not have")
             return
