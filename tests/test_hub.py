@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -54,3 +55,21 @@ def test_a_second_registration_changes_nothing():
     before = list_models()
     register_classifiers()
     assert list_models() == before
+
+
+def test_weights_are_the_repositorys_files_or_none():
+    from mmsema import hub
+
+    (file,) = (ROOT / "results/weights").glob("mask-rcnn_sema-pico_fpn_nuclei-*.pth")
+    names = dict(
+        here=f"results/weights/{file.name}", gone="results/weights/gone.pth", url="https://a.org/b.pth", none=None
+    )
+
+    class ModelHub:
+        _models_dict = {name: SimpleNamespace(weights=weights) for name, weights in names.items()}
+        has = staticmethod(lambda name: False)
+        register_model_index = staticmethod(lambda index, config_prefix: None)
+
+    hub._register(SimpleNamespace(ModelHub=ModelHub))
+    weights = {name: model.weights for name, model in ModelHub._models_dict.items()}
+    assert weights == dict(names, here=str(file), gone=None)
