@@ -7,7 +7,7 @@ _base_ = [
     "./_base_/adamw_1x.py",
     "mmdet::_base_/default_runtime.py",
 ]
-custom_imports = dict(imports=["mmsema", "mmsema.models.fpn"], allow_failed_imports=False)
+custom_imports = dict(imports=["mmsema", "mmsema.necks"], allow_failed_imports=False)
 
 # torchvision's RoIAlign reads channels_last maps correctly, mmcv's does not
 roi_layer = dict(use_torchvision=True)

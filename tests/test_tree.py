@@ -17,6 +17,7 @@ ROOMS = (
     "registry",
     "visualization",
     "models",
+    "necks",
     "datasets",
     "audit",
     "checkpoint",

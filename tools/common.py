@@ -51,6 +51,7 @@ def run(function, arguments: argparse.Namespace) -> None:
         text = str(error)
         if not mendable and not isinstance(error, RunFailed):
             text = f"{type(error).__name__}: {' '.join(text.split())[:500]}; --traceback shows where"
-        if not mendable or os.environ.get("RANK", "0") == "0":  # every process finds the same in the arguments
+        rank = os.environ.get("RANK", "0")
+        if not mendable or rank == "0" or not rank.isdigit():  # every process finds the same in the arguments
             print(f"error: {text}", file=sys.stderr)
         sys.exit(2 if mendable else 1)

@@ -54,7 +54,7 @@ FAULTS = [
      "[1].with_mask: must be True, as model.roi_head has a mask_head"),
     ("work_dir", 5, "a text, got 5"),
     ("log_level", "LOUD", "'INFO', got 'LOUD'"),
-    ("env_cfg.mp_cfg.mp_start_method", "frok", "fork"),
+    ("env_cfg.mp_cfg.mp_start_method", "forked", "fork"),
 ]  # fmt: skip
 
 

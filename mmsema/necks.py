@@ -1,4 +1,4 @@
-"""mmdet's FPN for the maps of padded batches. A module of its own, as it imports mmdet; configs name it to import."""
+"""mmdet's FPN for the maps of padded batches. It imports mmdet, so configs name it in their custom_imports."""
 
 from typing import Optional, Tuple
 
@@ -6,8 +6,8 @@ from mmdet.models.necks import FPN
 from mmsema_kernels import zero_outside
 from torch import Tensor, nn
 
-from ..registry import MODELS
-from .padding import find_sizes, halve
+from .models.padding import find_sizes, halve
+from .registry import MODELS
 
 
 @MODELS.register_module()
