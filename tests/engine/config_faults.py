@@ -34,7 +34,8 @@ FAULTS: List[Fault] = [
     Fault("misspelt argument of a data set", "val_dataloader = dict(dataset=dict(annfile='a.json'))", (),
           ("val_dataloader.dataset.annfile", "CocoDataset", "ann_file?")),
     Fault("misspelt argument of a transform",
-          "train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile', imdecode='cv2')]))", (),
+          "train_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile', imdecode='cv2'), "
+          "dict(type='PackDetInputs')]))", (),
           ("train_dataloader.dataset.pipeline[0].imdecode", "imdecode_backend?")),
     Fault("misspelt argument of the optimiser", "optim_wrapper = dict(optimizer=dict(weightdecay=0.1))", (),
           ("optim_wrapper.optimizer.weightdecay", "AdamW", "weight_decay?")),

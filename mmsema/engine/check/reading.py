@@ -133,6 +133,8 @@ def do_imports(cfg: Config) -> List[str]:
             if missing and (name == missing or name.startswith(f"{missing}.")):
                 parent, _, last = missing.rpartition(".")
                 siblings = [one.name for one in pkgutil.iter_modules(_folders(parent))]
+                if not parent:  # packages that were installed to be edited are in no folder of sys.path
+                    siblings += [module for module in sys.modules if "." not in module]
                 found = near(last, siblings, cutoff=0.7)
                 hint = f"; did you mean {parent + '.' if parent else ''}{found}?" if found else ""
                 lines.append(f"custom_imports.imports: no module {missing!r}{hint or '; set PYTHONPATH to its folder'}")
