@@ -75,6 +75,7 @@ def changed(config, place, value):
     return cfg
 
 
+@pytest.mark.scorecard("config")
 @pytest.mark.parametrize(("place", "value", "words"), FAULTS, ids=lambda value: str(value)[:30])
 def test_value_is_named(config, place, value, words):
     ((path, text),) = check_values(changed(config, place, value))
