@@ -216,6 +216,9 @@ def test_quick_runs_do_not_enter_the_results(project, monkeypatch):
     lines = read_lines(Path("outputs/evidence/tiny.csv"))
     assert [(line["row"], line["seed"]) for line in lines] == [("a", "0"), ("b", "0")]
     assert lines[0]["options"] == "quick=1 score=0.25"
+    runner = module.Runner(Path("results"), Path("work_dirs"), True, lambda run, at: None)
+    runs = runner.plan("resolution", None, [0])
+    assert len(runs) == len(TABLES["resolution"].rows) / 3 and {run.tested.row for run in runs} >= {"sema", "window"}
 
 
 def test_unknown_names(project, monkeypatch, capsys):
