@@ -53,7 +53,7 @@ def _server() -> subprocess.Popen:
         # asking for CUDA devices as usual would forbid forks to use them
         environment = dict(os.environ, PYTORCH_NVML_BASED_CUDA_CHECK="1")
         _server.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", __file__],
+            [sys.executable, __file__],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         atexit.register(_server.process.stdin.close)
@@ -62,8 +62,8 @@ def _server() -> subprocess.Popen:
 
 def _serve() -> None:
     """Read requests, fork for each, answer with the exit code."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         for name in IMPORTS:
             with contextlib.suppress(ImportError):
                 importlib.import_module(name)
@@ -86,7 +86,6 @@ def _become(arguments: list, cwd: str, env: dict, out: str, err: str) -> NoRetur
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    warnings.resetwarnings()
     importlib.invalidate_caches()
     code = 1
     try:

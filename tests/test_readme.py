@@ -16,6 +16,7 @@ from commands import run
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, Registry, init_default_scope
+from old_torch import needs_module_tracker
 
 import mmsema
 from mmsema import registry
@@ -153,7 +154,9 @@ def test_commands_name_what_is_there():
 @pytest.mark.slow
 @pytest.mark.parametrize("command, said", [
     ("python -m mmsema.collect_env", "No problem found."),
-    ("python tools/analysis_tools/get_flops.py sema-t_8xb128_in1k", "24,392,200"),
+    pytest.param(
+        "python tools/analysis_tools/get_flops.py sema-t_8xb128_in1k", "24,392,200", marks=needs_module_tracker
+    ),
 ])  # fmt: skip
 def test_cheap_commands_run(command, said):
     assert command in [block.text.strip() for block in commands()]
@@ -215,6 +218,8 @@ def test_python_names_are_there():
 def test_scripts_import_what_is_there(block):
     for node in ast.walk(ast.parse(block.text)):
         if isinstance(node, ast.Import):
+            if any(alias.name == "onnxruntime" for alias in node.names):
+                pytest.importorskip("onnxruntime")
             assert all(importlib.util.find_spec(alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)

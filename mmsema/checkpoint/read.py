@@ -1,6 +1,7 @@
 """Read checkpoint files without ever running code from them, and say what a wrong file looks like."""
 
 import codecs
+import collections
 import hashlib
 import os
 import pickle
@@ -25,6 +26,7 @@ def _statistic(owner: type, name: str) -> object:
 _ALLOWED = {
     "mmengine.logging.history_buffer.HistoryBuffer": HistoryBuffer,
     "builtins.getattr": _statistic,
+    "collections.Counter": collections.Counter,  # milestones of a schedule; PyTorch allows it since 2.4
     "_codecs.encode": codecs.encode,  # bytes of NumPy scalars, as NumPy 1 writes them; PyTorch allows it too
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,

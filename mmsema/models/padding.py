@@ -72,8 +72,8 @@ def _track(norm: _BatchNorm, mean: Tensor, unbiased_var: Tensor) -> None:
     """Take the statistics of a batch into the running ones."""
     norm.num_batches_tracked.add_(1)
     factor = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
-    norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), factor)
-    norm.running_var.lerp_(unbiased_var.to(norm.running_var.dtype), factor)
+    for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased_var)):
+        running.add_((new.to(running.dtype) - running) * factor)
 
 
 def _outside(x: Tensor, sizes: Tensor) -> Iterator[Tensor]:

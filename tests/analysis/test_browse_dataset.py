@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from old_torch import needs_mmseg
 
 from mmsema.analysis.browse_dataset import browse
 from mmsema.datasets.shapes import make_shapes
@@ -67,7 +68,11 @@ SEGMENTOR = "upernet_sema-t_8xb2-160k_ade20k-512x512"
     "config, words",
     [
         ("mask-rcnn_sema-pico_fpn_shapes", "error: data/shapes/annotations/instances_train.json is missing"),
-        (SEGMENTOR, f"error: default_scope of {SEGMENTOR} must be one of mmdet, mmpretrain, got mmseg"),
+        pytest.param(
+            SEGMENTOR,
+            f"error: default_scope of {SEGMENTOR} must be one of mmdet, mmpretrain, got mmseg",
+            marks=needs_mmseg,
+        ),
         ("other.py", "error: other.py: the config has no model"),
     ],
 )

@@ -1,13 +1,13 @@
 """The counter: attention and mean by hand, on whole and ragged windows, whatever backend is chosen."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from old_torch import needs_module_tracker
 
 from mmsema.analysis.complexity import count_operations
 
-pytestmark = pytest.mark.skipif(find_spec("torch.utils.module_tracker") is None, reason="torch is too old")
+pytestmark = needs_module_tracker
 ROOT = Path(__file__).resolve().parents[2]
 TINY_DEPTHS, WINDOW = (2, 4, 8, 4), 7
 

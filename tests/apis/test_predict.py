@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from old_torch import needs_mmseg
 
 from mmsema.__main__ import main
 from mmsema.apis import Detector, load_model, predict, read_config
@@ -153,7 +154,12 @@ def test_a_classifier_lists_the_best_classes(work):
     "config, inputs, words",
     [
         ("configs/nowhere.py", ["a.png"], ["configs/nowhere.py is not a file"]),
-        ("upernet_sema-t_8xb2-160k_ade20k-512x512", ["a.png"], ["must be one of mmdet, mmpretrain, got mmseg"]),
+        pytest.param(
+            "upernet_sema-t_8xb2-160k_ade20k-512x512",
+            ["a.png"],
+            ["must be one of mmdet, mmpretrain, got mmseg"],
+            marks=needs_mmseg,
+        ),
         ("other.py", ["a.png"], ["other.py: the config has no model"]),
         ("sema-pico_digit", ["a.png"], ["sema-pico_digit is neither", "did you mean sema-pico_digits"]),
         ("sema-pico_digits", ["nowhere.png"], ["nowhere.png is neither a file nor a folder"]),

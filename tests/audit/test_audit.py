@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from file_faults import cut
 from mmengine.config import Config
+from old_torch import needs_mmseg
 from PIL import Image
 from planting import (
     CLASSES,
@@ -182,6 +183,7 @@ def test_class_folders_of_validation_that_are_called_otherwise(tmp_path):
     assert stops == [f"{tmp_path}/other/train: {line}"]
 
 
+@needs_mmseg
 def test_pairs_of_a_config(tmp_path):
     make_pairs(tmp_path)
     (report,) = audit_config(config("mmseg", train=dataset(tmp_path, "pairs")))

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from mixer_equations import attended, mixed, positive
-from old_torch import needs_half_on_cpu
+from old_torch import needs_compiler, needs_half_on_cpu
 from torch.nn.functional import scaled_dot_product_attention
 
 from mmsema import MILA, SEMA
@@ -194,6 +194,7 @@ def test_batch_mates_do_not_change_a_picture(options):
 
 
 @pytest.mark.slow
+@needs_compiler
 @pytest.mark.parametrize("name", MAKERS)
 def test_compiles_without_graph_breaks(name):
     mixer = build(name, dtype=torch.float32)

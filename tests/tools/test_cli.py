@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -39,6 +40,8 @@ def call(tool: str, arguments: list, monkeypatch, capsys) -> tuple:
 def test_wrong_command_ends_with_one_line(fault, tmp_path, monkeypatch, capsys):
     if fault.cpu_only and torch.cuda.is_available():
         pytest.skip("needs a machine without a CUDA device")
+    if fault.tool == "get_flops" and find_spec("torch.utils.module_tracker") is None:
+        pytest.skip("another line is printed before torch 2.4")
     monkeypatch.chdir(tmp_path)
     plant(tmp_path)
     before = sorted(tmp_path.rglob("*"))

@@ -21,6 +21,6 @@ class SoftmaxMixer(Mixer):
 
     def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         tokens = Tokens(v, self.num_heads, sizes)
-        q, k, v = tokens.split(*tokens.rope(*qk.chunk(2, dim=-1)), v)
+        q, k, v = tokens.split(*tokens.rope(*qk.chunk(2, dim=-1)), v.to(qk.dtype))  # under autocast they may differ
         mask = None if tokens.real is None else tokens.real.transpose(-2, -1)  # (B, 1, 1, n)
         return tokens.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
