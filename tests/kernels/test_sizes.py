@@ -21,7 +21,7 @@ from mmsema_kernels import (
     sizes,
     zero_outside,
 )
-from old_torch import needs_compiler
+from old_torch import needs_compiler, needs_half_on_cpu
 
 BACKENDS = ["reference", "torch", "torch by masks", "padded", "triton"]
 OPS = ["attention", "packed", "residual", "silu", "lepe_gate"]
@@ -108,7 +108,7 @@ def output_and_used_gradients(fn, op, inputs, grad):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, pytest.param(torch.float16, marks=needs_half_on_cpu)])
 def test_a_picture_gets_what_it_gets_alone(op, dtype, backend, monkeypatch):
     if backend == "triton" and dtype == torch.float64:
         pytest.skip("there are no kernels for float64")
@@ -184,6 +184,7 @@ def test_operators_pass_opcheck():
 @pytest.mark.parametrize("size", [(1, 3), (20, 17), (40, 50)], ids=str)
 def test_token_mean(size):
     """One chunk of tokens and many, some of them outside the picture."""
+    pytest.importorskip("triton", "3.2")
     token_mean = pytest.importorskip("mmsema_kernels.token_mean").token_mean
     H, W = size
     pairs = [(H, W), (1, 1), (H, 1), (1, W), ((H + 1) // 2, (2 * W) // 3)]
