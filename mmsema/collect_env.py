@@ -113,8 +113,8 @@ def packages() -> Dict[str, str]:
 def problems() -> List[str]:
     """One line for each fault: what is wrong, and what to do. Empty when all is well."""
     installed, found = packages(), []
-    if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        found.append(f"Python 3.10, 3.11 or 3.12 is needed, this is {sys.version.split()[0]}")
+    if not (3, 10) <= sys.version_info[:2] <= (3, 13):
+        found.append(f"Python 3.10 to 3.13 is needed, this is {sys.version.split()[0]}")
     if "torch" in installed and "triton" not in installed:
         found.append("triton is not installed: the GPU kernels cannot run, PyTorch's operators take their place")
     onedl, openmmlab = ([pair[i] for pair in HOSTS.values() if pair[i] in installed] for i in range(2))

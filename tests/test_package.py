@@ -52,7 +52,9 @@ def new_environment(folder: Path) -> Path:
     python = folder / "venv/bin/python"
     command = [python, "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"]
     site = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    Path(site, "hosts.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+    packages = sysconfig.get_paths()["purelib"]
+    distutils = Path(packages, "distutils-precedence.pth")  # setuptools': Python has no distutils of its own since 3.12
+    Path(site, "hosts.pth").write_text(f"{packages}\n{distutils.read_text() if distutils.exists() else ''}\n")
     missing = subprocess.run([python, "-c", "import mmsema"], capture_output=True, text=True, cwd=folder)
     assert "No module named 'mmsema'" in missing.stderr  # paths in a .pth file bring no editable installs along
     return python
