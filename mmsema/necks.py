@@ -19,12 +19,8 @@ class PaddedFPN(FPN):
     picture ends is seen in the maps that come in: what follows at the bottom and on the right is 0 in all channels.
     """
 
-    pad_value: Optional[float] = 0.0  # what the maps hold outside; None takes them as they are
-
     def forward(self, inputs: Tuple[Tensor, ...]) -> tuple:
-        if self.pad_value is None:
-            return super().forward(inputs)
-        sizes = [find_sizes(x, self.pad_value) for x in inputs[self.start_level : self.backbone_end_level]]
+        sizes = [find_sizes(x, 0.0) for x in inputs[self.start_level : self.backbone_end_level]]
         levels = len(sizes)
         handles = []
         for i, conv in enumerate(self.fpn_convs):
