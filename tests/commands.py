@@ -14,6 +14,7 @@ import json
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,13 @@ def run(
         done = subprocess.CompletedProcess(arguments, returned, out.read_text(), err.read_text())
     assert code is None or returned == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on, for a process group."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def _server() -> subprocess.Popen:

@@ -1,7 +1,6 @@
 """Losses and gradients that are no numbers: stopped before the weights change, with the pictures named."""
 
 import os
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from commands import free_port
 from mmcv.transforms import TRANSFORMS, BaseTransform
 from mmengine.optim import OptimWrapper
 from runs import At, digits, losses, run, shapes
@@ -194,9 +194,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
 
 
 def test_all_processes_stop_in_the_same_step(tmp_path):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.start_processes(worker, (port, tmp_path), nprocs=2, start_method="fork")
     first, second = (tmp_path / "0").read_text(), (tmp_path / "1").read_text()
     assert first.startswith("False iteration 1: 1 of 1 gradients are not finite, first w")

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from commands import free_port
 from mmengine.model import convert_sync_batchnorm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -56,9 +57,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def distributed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("gradients")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     mp.spawn(worker, (port, folder), nprocs=2)
     return folder
 

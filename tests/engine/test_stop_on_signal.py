@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from commands import free_port
 from mmcv.transforms import TRANSFORMS, BaseTransform
 from mmengine.config import Config
 from runs import BATCHES, EPOCHS, ROOT, SMALL, At, digits, digits_by_iteration, fork, losses, run, wait
@@ -200,9 +200,7 @@ def two_processes(folder: Path, what: str = "", *options) -> subprocess.Complete
     text = TWO.format(base=base, arch=SMALL, batches=BATCHES, epochs=EPOCHS, work_dir=str(folder / "work"))
     (folder / "two.py").write_text(text)
     (folder / "two_processes.py").write_text(PLANTED)
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     command = ["torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}", ROOT / "tools/train.py"]
     command += [folder / "two.py", "--launcher", "pytorch", *options]
     path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"

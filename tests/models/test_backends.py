@@ -1,10 +1,10 @@
 """The backbone on the Triton kernels, in Triton's interpreter where there is no CUDA device."""
 
 import os
-import socket
 
 import pytest
 import torch
+from commands import free_port
 from torch._subclasses import FakeTensorMode
 
 from mmsema import MILA, SEMA
@@ -138,9 +138,7 @@ def run_ddp(rank, port, path):
 @pytest.mark.slow
 @pytest.mark.skipif(DEVICE == "cuda", reason="two processes share the CPU through Triton's interpreter")
 def test_ddp_averages_the_gradients(tmp_path, monkeypatch):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     torch.multiprocessing.spawn(run_ddp, (port, str(tmp_path)), nprocs=2)
     monkeypatch.setenv("MMSEMA_KERNEL", "torch")
     torch.manual_seed(0)

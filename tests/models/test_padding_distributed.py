@@ -5,13 +5,13 @@ train; the sum over NCCL has not been run.
 """
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from commands import free_port
 from test_padding import NARROW, batch, build, read_nothing, weighted_sum
 from torch import nn
 
@@ -77,9 +77,7 @@ def worker(rank: int, port: int, folder: Path) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory) -> list:
     folder = tmp_path_factory.mktemp("sync")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = free_port()
     mp.spawn(worker, (port, folder), nprocs=2)
     return [torch.load(folder / f"{rank}.pth", weights_only=True) for rank in range(2)]
 

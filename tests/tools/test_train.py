@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ from pathlib import Path
 import cv2
 import pytest
 import torch
-from commands import run
+from commands import free_port, run
 
 ROOT = Path(__file__).resolve().parents[2]
 DETECTOR = ROOT / "configs/mask-rcnn_sema-pico_fpn_shapes.py"
@@ -27,9 +26,7 @@ def tool(name: str, *arguments, cwd: Path, code: int = 0) -> subprocess.Complete
 
 def launch(script: str, *arguments, cwd: Path) -> str:
     """Run one of the shell scripts; returns what it printed."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = str(s.getsockname()[1])
+    port = str(free_port())
     environment = dict(os.environ, PYTHON=sys.executable, PORT=port, OMP_NUM_THREADS="1")
     environment.pop("TRITON_INTERPRET", None)
     command = list(map(str, (ROOT / "tools" / script, *arguments)))
