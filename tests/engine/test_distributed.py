@@ -1,7 +1,6 @@
 """Two processes over gloo give the gradients of one with twice the batch, frozen stages and recomputation included."""
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -92,9 +91,7 @@ def test_every_batchnorm_becomes_a_syncbn():
 
 @pytest.mark.gpu
 def test_syncbn_trains_on_a_gpu():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(s.getsockname()[1]))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
     dist.init_process_group("nccl", rank=0, world_size=1)
     try:
         torch.manual_seed(0)
