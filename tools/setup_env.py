@@ -61,8 +61,13 @@ class Stack:
             return subprocess.check_output([str(self.python), "-c", code], env=env, stderr=log)
 
     def pip(self, name, log, *arguments):
-        """Start to install ``arguments``. Bytecode is made when a module is first imported, which most never are."""
-        command = self.pip_command + ["install", "--no-compile", "--no-warn-script-location"]
+        """Start to install ``arguments``.
+
+        Bytecode is made when a module is first imported, which most never are; where PYTHONDONTWRITEBYTECODE forbids
+        that, pip makes all of it now, as imports would take twice the time for ever.
+        """
+        command = self.pip_command + ["install", "--no-warn-script-location"]
+        command += [] if sys.dont_write_bytecode else ["--no-compile"]
         return Step(name, command + list(arguments), self.logs / log)
 
 

@@ -219,3 +219,12 @@ def test_nothing_is_done_twice(module, stack, monkeypatch):
     stack.constraints.write_text("torch==0.0.0\n")
     with pytest.raises(pytest.fail.Exception):
         module.main()
+
+
+@pytest.mark.parametrize("forbidden", [True, False])
+def test_pip_makes_the_bytecode_that_imports_must_not_write(module, stack, monkeypatch, forbidden):
+    monkeypatch.setattr(sys, "dont_write_bytecode", forbidden)
+    monkeypatch.setattr(stack, "pip_command", [sys.executable, "-c", "import sys; print(sys.argv[1:])"])
+    step = stack.pip("mmsema", "mmsema.log", "mmsema")
+    assert step.wait() == 0
+    assert ("--no-compile" not in step.log.read_text()) == forbidden
