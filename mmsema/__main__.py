@@ -3,9 +3,12 @@
 import argparse
 import sys
 
+from mmengine.logging import MMLogger
+
 from .apis import predict
 from .checkpoint import CheckpointError
-from .engine import UsageError
+from .engine import UsageError, ignore_known_warnings
+from .engine.quiet import is_news
 
 
 def main() -> int:
@@ -28,6 +31,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.top_k < 1:
         parser.error(f"--top-k must be at least 1, got {arguments.top_k}")
+    ignore_known_warnings()
+    MMLogger.get_current_instance().addFilter(is_news)
     try:
         predictions = predict(**vars(arguments))
     except (UsageError, CheckpointError) as error:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import logging
+import re
 import warnings
 from typing import Optional
 
@@ -13,7 +14,10 @@ WARNINGS = (
     r"Grad strides do not match bucket view strides",  # torch: depthwise convolutions, on several processes
     r"Seems like `optimizer\.step\(\)` has been overridden",  # mmengine's schedulers: by CheckFinite
 )
-LOGGED = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')  # mmengine, of its own calls
+LOGGED = re.compile(
+    '"FileClient" will be deprecated|"HardDiskBackend" is the alias'  # mmengine, of its own calls
+    '|Failed to search registry with scope "mm[a-z]+" in the "function" registry tree'  # its collate functions
+)
 PRINTED = "Could not import OneDL"  # the maintained forks: a service for data sets
 
 
@@ -26,8 +30,8 @@ def ignore_known_warnings() -> None:
 
 
 def is_news(record: logging.LogRecord) -> bool:
-    """A filter for a runner's logger."""
-    return not record.getMessage().startswith(LOGGED)
+    """A filter for mmengine's loggers."""
+    return not LOGGED.match(record.getMessage())
 
 
 def import_datasets(host: Optional[str]) -> None:

@@ -93,7 +93,8 @@ def test_inference_takes_what_training_wrote(trained, shapes, tmp_path):
 
     checkpoint, pictures = trained / "epoch_1.pth", shapes / "data/shapes/val"
     options = ["--out-dir", tmp_path, "--device", "cpu"]
-    run(sys.executable, "-m", "mmsema", DETECTOR, checkpoint, pictures, *options, cwd=shapes)
+    done = run(sys.executable, "-m", "mmsema", DETECTOR, checkpoint, pictures, *options, cwd=shapes)
+    assert "warn" not in (done.stdout + done.stderr).lower()
     assert len(list(tmp_path.glob("*.jpg"))) == 4
     ours = json.loads((tmp_path / "results.json").read_text())
     inferencer = DetInferencer(str(DETECTOR), str(checkpoint), device="cpu")
