@@ -14,9 +14,10 @@ def main() -> None:
     from rich.progress import track
 
     from mmsema.audit import audit_config
-    from mmsema.engine import UsageError
+    from mmsema.engine import UsageError, ignore_known_warnings
     from mmsema.engine.config import read_config
 
+    ignore_known_warnings()
     try:
         cfg = read_config(arguments.config)
     except UsageError as error:

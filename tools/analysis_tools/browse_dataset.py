@@ -14,8 +14,9 @@ def main() -> None:
         parser.error(f"--number must be at least 1, got {arguments.number}")
 
     from mmsema.analysis.browse_dataset import browse
-    from mmsema.engine import UsageError
+    from mmsema.engine import UsageError, ignore_known_warnings
 
+    ignore_known_warnings()
     try:
         paths = browse(**vars(arguments))
     except UsageError as error:

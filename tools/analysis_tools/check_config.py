@@ -12,9 +12,10 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    from mmsema.engine import UsageError
+    from mmsema.engine import UsageError, ignore_known_warnings
     from mmsema.engine.config import read_config
 
+    ignore_known_warnings()
     try:
         read_config(arguments.config, arguments.cfg_options)
     except UsageError as error:

@@ -22,8 +22,9 @@ def main() -> None:
     from rich.table import Table
 
     from mmsema.analysis.complexity import count_operations
-    from mmsema.engine import UsageError
+    from mmsema.engine import UsageError, ignore_known_warnings
 
+    ignore_known_warnings()
     try:
         counted = count_operations(arguments.config, arguments.shape)
     except UsageError as error:

@@ -22,8 +22,9 @@ def main() -> None:
 
     from mmsema.analysis.feature_maps import draw_features
     from mmsema.checkpoint import CheckpointError
-    from mmsema.engine import UsageError
+    from mmsema.engine import UsageError, ignore_known_warnings
 
+    ignore_known_warnings()
     try:
         for path in draw_features(**vars(arguments)):
             print(path)

@@ -23,9 +23,10 @@ def main() -> None:
     from rich.table import Table
 
     from mmsema.checkpoint import CheckpointError
-    from mmsema.engine import UsageError
+    from mmsema.engine import UsageError, ignore_known_warnings
     from mmsema.export import TOLERANCE, build, compare, export
 
+    ignore_known_warnings()
     console = Console()
     try:
         module = build(arguments.config, arguments.checkpoint, arguments.part)
