@@ -68,7 +68,9 @@ def test_two_processes_stop_together(tmp_path):
     done = run("train.py", tmp_path, "--launcher", "pytorch", start=start)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     line = fault.line.replace("{root}", str(tmp_path))
-    assert done.returncode and sorted(errors) == [f"error: {line}", "error: process 0 found the data unfit for use"]
+    assert done.returncode and f"error: {line}" in errors
+    # the launcher may end the other one before it has said why it ends
+    assert set(errors) <= {f"error: {line}", "error: process 0 found the data unfit for use"}
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,18 @@ def test_switched_off(monkeypatch, tmp_path):
     read_config(path)
 
 
+@pytest.mark.parametrize(
+    "scope, name, kind",
+    [("mmdet", "Albu", "CocoDataset"), ("mmseg", "Albu", "ADE20KDataset"), ("mmpretrain", "Albumentations", "CIFAR10")],
+)
+def test_transforms_of_albumentations_are_not_ours_to_know(scope, name, kind):
+    pytest.importorskip(scope)
+    steps = [dict(type=name, transforms=[dict(type="RandomGamma", p=0.5)]), dict(type=f"No{name}")]
+    data = dict(dataset=dict(type=kind, pipeline=steps))
+    lines = find_faults(Config(dict(default_scope=scope, model=dict(type="mmsema.SEMA"), train_dataloader=data)))
+    assert len(lines) == 1 and f"No{name}" in lines[0], lines
+
+
 def test_the_random_state_is_as_it_was():
     torch.manual_seed(0)
     first = torch.rand(1)
@@ -128,7 +140,8 @@ def test_work_folder_of_an_earlier_run(tmp_path):
 HOSTS_OWN = (
     "CocoMetric has no eval_mode", "OpenMMLab 1.x", "names neither a type nor by_epoch", "nothing reads _delete",
     "LoRAModel cannot be built", "in mmengine; ", "is the module that registers it missing in custom_imports?",
-    "no dataset 'MiniGPT4Dataset'", "the config has no model",
+    "no dataset 'MiniGPT4Dataset'", "the config has no model", "no metric 'MOTChallengeMetrics'",
+    "VPD cannot be built: AssertionError: To use VPD model, please install",
 )  # fmt: skip
 
 

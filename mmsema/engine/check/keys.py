@@ -214,8 +214,8 @@ class KeyCheck:
 
     def inside(self, value: dict, path: str, target: Optional[Callable], scope: str, model: bool) -> None:
         """Walk through the values of a dict, which ``target`` is built from, if it has a type."""
-        if getattr(target, "__module__", "").startswith("mmdet") and getattr(target, "__name__", "") == "Albu":
-            return  # types of another library
+        if getattr(target, "__name__", "") in ("Albu", "Albumentations"):
+            return  # types of another library, in every host
         for key, item in value.items():
             key = str(key)
             if key in ("type", "metainfo", "custom_keys"):
