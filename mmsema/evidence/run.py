@@ -202,7 +202,8 @@ class Runner:
             self.versions[run.config] = versions(run)
         numbers = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in costs.items()}
         names = dict(row=run.row, seed=run.seed)
-        about = dict(self.versions[run.config], config=run.config, options=run.options, command=text)
+        usual = text.replace(str(self.work_dir), "work_dirs/evidence")  # a results file goes to other machines
+        about = dict(self.versions[run.config], config=run.config, options=run.options, command=usual)
         line = {key: str(value) for key, value in {**names, **metrics, **numbers, **about}.items()}
         append_line(self.out_dir / f"{run.table}.csv", line)
         return line

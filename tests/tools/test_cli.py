@@ -2,11 +2,11 @@
 
 import importlib.util
 import sys
-from importlib.util import find_spec
 
 import pytest
 import torch
 from cli_faults import FAULTS, ROOT, command, plant
+from old_torch import HAS_MODULE_TRACKER
 
 TOOLS = dict(
     train="tools/train.py",
@@ -40,7 +40,7 @@ def call(tool: str, arguments: list, monkeypatch, capsys) -> tuple:
 def test_wrong_command_ends_with_one_line(fault, tmp_path, monkeypatch, capsys):
     if fault.cpu_only and torch.cuda.is_available():
         pytest.skip("needs a machine without a CUDA device")
-    if fault.tool == "get_flops" and find_spec("torch.utils.module_tracker") is None:
+    if fault.tool == "get_flops" and not HAS_MODULE_TRACKER:
         pytest.skip("another line is printed before torch 2.4")
     monkeypatch.chdir(tmp_path)
     plant(tmp_path)
