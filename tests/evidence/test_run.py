@@ -279,3 +279,10 @@ def test_real_runs_killed_and_gone_on_with(tmp_path):
     assert [line["row"] for line in lines] == ["sema", "convnext"]
     assert lines[0]["iterations"] == "2" and 0 < float(lines[0]["seconds"]) < 20 and float(lines[0]["memory_mb"]) > 300
     assert int(lines[0]["backbone_parameters"]) == 1_943_440 < int(lines[0]["parameters"])
+
+
+def test_results_name_no_folder_of_this_machine(project, monkeypatch, tmp_path):
+    assert evidence(monkeypatch, "--seeds", 0, "--work-dir", tmp_path / "elsewhere") == 0
+    commands = [line["command"] for line in read_lines(Path("results/tiny.csv"))]
+    assert commands and all("--work-dir work_dirs/evidence/tiny/" in one for one in commands)
+    assert not any(str(tmp_path) in one for one in commands)
