@@ -90,9 +90,9 @@ def _run(
                          f"{tuple(weight.shape)} and {tuple(bias.shape)}")  # fmt: skip
     check_sizes(sizes, x)
     backend = choose_backend(backend, x.device, lambda: why_not_triton(x))
+    if backend == "triton":
+        return function.apply(weight, bias, sizes, *maps.values())
     with torch.autocast(x.device.type, enabled=False):
-        if backend == "triton":
-            return function.apply(weight, bias, sizes, *maps.values())
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
 
         def run(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], x: Tensor, *maps: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def _fake_two_maps(weight, bias, x, *maps):
 
 
 def _fake_backward(weight, x, grad, residual, sizes=None):
-    return x.new_empty(x.shape), x.new_empty((10, x.shape[-1]), dtype=torch.float32)
+    return x.new_empty(x.shape), x.new_empty(10 * x.shape[-1], dtype=torch.float32)
 
 
 _CONV = "Tensor weight, Tensor bias, Tensor x"
@@ -226,7 +226,8 @@ def _conv_grads(
 ) -> Tuple[Tensor, Tensor, None, Tensor]:
     """Gradients of weight, bias, (sizes) and x from that of conv(x), or of x + conv(x)."""
     grad_x, sums = torch.ops.mmsema.depthwise_backward(weight, x, grad, residual, sizes)
-    return sums[:9].t().contiguous().view(weight.shape).to(weight.dtype), sums[9].to(bias.dtype), None, grad_x
+    grad_weight, grad_bias = sums.split([weight.numel(), bias.numel()])
+    return grad_weight.view(weight.shape).to(weight.dtype), grad_bias.to(bias.dtype), None, grad_x
 
 
 class _Residual(torch.autograd.Function):

@@ -13,17 +13,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .token_mean import token_mean
+from .launch import Launcher
+from .token_mean import token_sum
 
-# Chosen by counting the instructions and registers of compiled kernels, not by timing: a thread has 8 values of a tile
-# in the forward kernels and 4 in the gradient kernel, which keeps ten sums of each in registers.
-BLOCK_CHANNELS = 32
-COLS = 8
 LOG2_E = tl.constexpr(1.4426950408889634)
-FORWARD_ROWS = 16
-FORWARD_WARPS = 1
-GRAD_ROWS = 32  # tall strips, as each writes ten float32 sums per channel
-GRAD_WARPS = 2
+# The fastest on an NVIDIA H200 of what docs/performance.md lists: a thread has 16 values of a tile in the forward
+# kernels and 4 in the gradient kernel, which keeps ten sums of each in registers.
+BLOCK_CHANNELS = 64
+FORWARD_COLS, FORWARD_ROWS = 8, 16
+GRAD_COLS, GRAD_ROWS = 2, 32  # tall strips, as each writes ten float32 sums per channel
+NUM_WARPS = 1
 
 
 @triton.jit
@@ -58,23 +57,24 @@ def _load_row(x, first, row, col, channel, h, w, W, C: tl.constexpr):
 
 
 @triton.jit
-def _load_vector(x, channel, dtype: tl.constexpr):
+def _load_vector(x, dtype: tl.constexpr):
     """One value per channel, (1, BLOCK_C), rounded to the dtype of the maps as autocast would."""
-    return tl.load(x + channel).to(dtype).to(tl.float32)[None, :]
+    return tl.load(x).to(dtype).to(tl.float32)[None, :]
 
 
 @triton.jit
-def _load_taps(taps, channel, C: tl.constexpr, dtype: tl.constexpr):
+def _load_taps(weight, channel, dtype: tl.constexpr):
     """Nine rows of weights, (1, BLOCK_C) each."""
-    w0 = _load_vector(taps, channel, dtype)
-    w1 = _load_vector(taps + C, channel, dtype)
-    w2 = _load_vector(taps + 2 * C, channel, dtype)
-    w3 = _load_vector(taps + 3 * C, channel, dtype)
-    w4 = _load_vector(taps + 4 * C, channel, dtype)
-    w5 = _load_vector(taps + 5 * C, channel, dtype)
-    w6 = _load_vector(taps + 6 * C, channel, dtype)
-    w7 = _load_vector(taps + 7 * C, channel, dtype)
-    w8 = _load_vector(taps + 8 * C, channel, dtype)
+    weight += channel * 9
+    w0 = _load_vector(weight, dtype)
+    w1 = _load_vector(weight + 1, dtype)
+    w2 = _load_vector(weight + 2, dtype)
+    w3 = _load_vector(weight + 3, dtype)
+    w4 = _load_vector(weight + 4, dtype)
+    w5 = _load_vector(weight + 5, dtype)
+    w6 = _load_vector(weight + 6, dtype)
+    w7 = _load_vector(weight + 7, dtype)
+    w8 = _load_vector(weight + 8, dtype)
     return w0, w1, w2, w3, w4, w5, w6, w7, w8
 
 
@@ -92,7 +92,7 @@ def _sigmoid(x):
 @triton.jit(do_not_specialize=["H", "W"])
 def forward_kernel(
     x,
-    taps,
+    weight,
     bias,
     sizes,
     attention,
@@ -108,7 +108,7 @@ def forward_kernel(
     COLS: tl.constexpr,
     EPILOGUE: tl.constexpr,
 ):
-    """The convolution z of x and what a block makes of it. All maps are (B, H, W, C), taps (9, C), bias (C).
+    """The convolution z of x and what a block makes of it. All maps are (B, H, W, C), weight (C, 3, 3), bias (C).
 
     EPILOGUE says what is written::
 
@@ -132,8 +132,8 @@ def forward_kernel(
     h, w = _picture(sizes, H, W)
     end = _end_of_rows(sizes, top, strip_end, tl.program_id(0) // BLOCKS * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
-    w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(taps, channel, C, dtype)
-    b = _load_vector(bias, channel, dtype)
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(weight, channel, dtype)
+    b = _load_vector(bias + channel, dtype)
     if EPILOGUE == "residual":
         w4 += 1
     above = tl.zeros((COLS, BLOCK_C), tl.float32)  # rows row - 1 and row of z, as far as the rows before row make them
@@ -189,7 +189,7 @@ def _load_own_row(x, first, row, col, channel, top, end, w, W, C: tl.constexpr):
 def grad_kernel(
     grad,
     x,
-    taps,
+    weight,
     sizes,
     grad_x,
     sums,
@@ -208,7 +208,8 @@ def grad_kernel(
         grad_x[p]  = sum_ij w[i, j] grad[p - (i, j)]  [+ grad[p]]
         grad_w[i, j] = sum_p x[p] grad[p - (i, j)]          grad_bias = sum_p grad[p]
 
-    where p runs over the picture, and in ``sums``, (strips, 10, C), float32, over one strip: nine taps, then the bias.
+    where p runs over the picture, and in ``sums``, (strips, 10 * C), float32, over one strip: the nine taps of every
+    channel, then the bias.
     sizes: None, or (B, 2), int32, the rows and columns of each picture, outside which grad_x is 0.
     Grid (C / BLOCK_C * strips in a row, strips in a column, B), channel blocks fastest. One program computes ROWS x
     COLS tokens of BLOCK_C channels.
@@ -223,13 +224,15 @@ def grad_kernel(
     h, w = _picture(sizes, H, W)
     end = _end_of_rows(sizes, top, strip_end, strip * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
-    w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(taps, channel, C, dtype)
+    w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(weight, channel, dtype)
     if RESIDUAL:
         w4 += 1
     zeros = tl.zeros((COLS, BLOCK_C), tl.float32)
     above, here = zeros, zeros  # rows row - 1 and row of grad_x, as far as the rows before row make them
     d0, d1, d2, d3, d4, d5, d6, d7, d8, db = zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros, zeros
-    x_above, x_here = zeros, zeros
+    # Two tensors: of one, Triton (3.6) takes ``x_above = x_here`` below for no change and carries nothing.
+    x_above = tl.zeros((COLS, BLOCK_C), tl.float32)
+    x_here = tl.zeros((COLS, BLOCK_C), tl.float32)
     x_below = _load_own_row(x, first, top, col, channel, top, end, w, W, C)
     left, centre, right = _load_row(grad, first, top - 1, col, channel, h, w, W, C)
     for row in range(top - 1, end + 1):
@@ -262,17 +265,17 @@ def grad_kernel(
             tl.store(grad_x + offset, tl.zeros((COLS, BLOCK_C), dtype), mask=(col < W)[:, None])
     strips = tl.num_programs(0) // BLOCKS
     sums += ((tl.program_id(2) * tl.num_programs(1) + tl.program_id(1)) * strips + strip).to(tl.int64) * (10 * C)
-    sums += channel
-    tl.store(sums, tl.sum(d0, 0))
-    tl.store(sums + C, tl.sum(d1, 0))
-    tl.store(sums + 2 * C, tl.sum(d2, 0))
-    tl.store(sums + 3 * C, tl.sum(d3, 0))
-    tl.store(sums + 4 * C, tl.sum(d4, 0))
-    tl.store(sums + 5 * C, tl.sum(d5, 0))
-    tl.store(sums + 6 * C, tl.sum(d6, 0))
-    tl.store(sums + 7 * C, tl.sum(d7, 0))
-    tl.store(sums + 8 * C, tl.sum(d8, 0))
-    tl.store(sums + 9 * C, tl.sum(db, 0))
+    taps = sums + channel * 9
+    tl.store(taps, tl.sum(d0, 0))
+    tl.store(taps + 1, tl.sum(d1, 0))
+    tl.store(taps + 2, tl.sum(d2, 0))
+    tl.store(taps + 3, tl.sum(d3, 0))
+    tl.store(taps + 4, tl.sum(d4, 0))
+    tl.store(taps + 5, tl.sum(d5, 0))
+    tl.store(taps + 6, tl.sum(d6, 0))
+    tl.store(taps + 7, tl.sum(d7, 0))
+    tl.store(taps + 8, tl.sum(d8, 0))
+    tl.store(sums + 9 * C + channel, tl.sum(db, 0))
 
 
 def block_channels(C: int) -> int:
@@ -280,9 +283,7 @@ def block_channels(C: int) -> int:
     return min(C & -C, BLOCK_CHANNELS)
 
 
-def _taps(weight: Tensor) -> Tensor:
-    """(C, 1, 3, 3) -> (9, C), so that neighbouring threads read neighbouring weights."""
-    return weight.reshape(weight.shape[0], 9).t().contiguous()
+_launch_forward, _launch_grad = Launcher(forward_kernel), Launcher(grad_kernel)
 
 
 def _forward(
@@ -303,12 +304,12 @@ def _forward(
         return out, grad_gate
     sizes, attention, gate, grad = (None if t is None else t.contiguous() for t in (sizes, attention, gate, grad))
     block = block_channels(C)
-    grid = (C // block * triton.cdiv(W, COLS), triton.cdiv(H, FORWARD_ROWS), B)
-    with torch.cuda.device_of(x):
-        forward_kernel[grid](
-            x.contiguous(), _taps(weight), bias.contiguous(), sizes, attention, gate, grad, out, grad_gate, H, W,
-            C=C, BLOCK_C=block, ROWS=FORWARD_ROWS, COLS=COLS, EPILOGUE=epilogue, num_warps=FORWARD_WARPS,
-        )  # fmt: skip
+    _launch_forward(
+        (C // block * -(-W // FORWARD_COLS), -(-H // FORWARD_ROWS), B),
+        (x.contiguous(), weight.contiguous(), bias.contiguous(), sizes, attention, gate, grad, out, grad_gate, H, W),
+        (C, block, FORWARD_ROWS, FORWARD_COLS, epilogue),
+        num_warps=NUM_WARPS,
+    )
     return out, grad_gate
 
 
@@ -347,19 +348,19 @@ def lepe_gate_backward(
 def backward(
     weight: Tensor, x: Tensor, grad: Tensor, residual: bool, sizes: Optional[Tensor] = None
 ) -> Tuple[Tensor, Tensor]:
-    """grad, x: (B, H, W, C) -> gradient of x, (B, H, W, C), and of the nine taps and the bias, (10, C), float32."""
+    """grad, x: (B, H, W, C) -> gradient of x, (B, H, W, C), and of the weight and then the bias, (10 * C), float32."""
     B, H, W, C = x.shape
     grad_x = x.new_empty((B, H, W, C))
     if B == 0:
-        return grad_x, x.new_zeros((10, C), dtype=torch.float32)
+        return grad_x, x.new_zeros(10 * C, dtype=torch.float32)
     sizes = None if sizes is None else sizes.contiguous()
     block = block_channels(C)
-    strips = triton.cdiv(W, COLS), triton.cdiv(H, GRAD_ROWS)
-    count = strips[0] * strips[1] * B
-    sums = x.new_empty((1, count, 1, 10 * C), dtype=torch.float32)
-    with torch.cuda.device_of(x):
-        grad_kernel[(C // block * strips[0], strips[1], B)](
-            grad.contiguous(), x.contiguous(), _taps(weight), sizes, grad_x, sums, H, W,
-            C=C, BLOCK_C=block, ROWS=GRAD_ROWS, COLS=COLS, RESIDUAL=residual, num_warps=GRAD_WARPS,
-        )  # fmt: skip
-        return grad_x, (token_mean(sums, 10 * C) * count).view(10, C)
+    strips = -(-W // GRAD_COLS), -(-H // GRAD_ROWS)
+    sums = x.new_empty((1, strips[0] * strips[1] * B, 1, 10 * C), dtype=torch.float32)
+    _launch_grad(
+        (C // block * strips[0], strips[1], B),
+        (grad.contiguous(), x.contiguous(), weight.contiguous(), sizes, grad_x, sums, H, W),
+        (C, block, GRAD_ROWS, GRAD_COLS, residual),
+        num_warps=NUM_WARPS,
+    )
+    return grad_x, token_sum(sums)

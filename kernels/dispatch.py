@@ -57,9 +57,17 @@ def check_window_size(window_size: int) -> None:
         raise ValueError(f"window_size must be an int >= 1, got {window_size}")
 
 
+def _check_dtypes(**maps: Tensor) -> None:
+    for name, t in maps.items():
+        if t.dtype not in DTYPES:
+            raise TypeError(f"{name} must be of dtype {', '.join(map(str, DTYPES))}, got {t.dtype}")
+    if len({t.dtype for t in maps.values()}) > 1:
+        *names, last = maps
+        found = ", ".join(str(t.dtype) for t in maps.values())
+        raise TypeError(f"{', '.join(names)} and {last} must have one dtype, got {found}")
+
+
 def _prepare(
-    q: Tensor,
-    k: Tensor,
     v: Tensor,
     window_size: int,
     scale: Optional[float],
@@ -67,24 +75,15 @@ def _prepare(
     sizes: Optional[Tensor],
     backend: Optional[str],
 ) -> Tuple[str, float]:
-    """Check the arguments of :func:`sema_attention` and choose: the backend's name and the scale."""
+    """Check what :func:`sema_attention` takes besides q and k, and choose: the backend's name and the scale."""
     check_window_size(window_size)
-    for name, t in (("q", q), ("k", k), ("v", v)):
-        if t.ndim != 5:
-            raise ValueError(f"{name} must have shape (B, H, W, heads, d), got {tuple(t.shape)}")
-        if t.dtype not in DTYPES:
-            raise TypeError(f"{name} must be of dtype {', '.join(map(str, DTYPES))}, got {t.dtype}")
-    if not q.shape == k.shape == v.shape:
-        raise ValueError(f"q, k and v must have one shape, got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
-    if not q.dtype == k.dtype == v.dtype:
-        raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype}")
-    B, H, W, heads, d = q.shape
+    B, H, W, heads, d = v.shape
     if any(n < 1 for n in (H, W, heads, d)):
-        raise ValueError(f"H, W, heads and d must be >= 1, got q of shape {tuple(q.shape)}")
+        raise ValueError(f"H, W, heads and d must be >= 1, got v of shape {tuple(v.shape)}")
     if rope is not None and tuple(rope.shape) != (2, window_size, heads * d // 4):
         raise ValueError(f"rope must be rope_table({window_size}, {heads * d}) of shape "
                          f"{(2, window_size, heads * d // 4)}, got {tuple(rope.shape)}")  # fmt: skip
-    check_sizes(sizes, q)
+    check_sizes(sizes, v)
     scale = d**-0.5 if scale is None else scale
     return _choose_backend(backend, v, window_size, scale, rope), scale
 
@@ -130,7 +129,13 @@ def sema_attention(
         ValueError: an argument has an impossible value; the message names it, its value and the choices.
     """
     q, k, v = autocast(q, k, v)
-    name, scale = _prepare(q, k, v, window_size, scale, rope, sizes, backend)
+    for argument, t in (("q", q), ("k", k), ("v", v)):
+        if t.ndim != 5:
+            raise ValueError(f"{argument} must have shape (B, H, W, heads, d), got {tuple(t.shape)}")
+    if not q.shape == k.shape == v.shape:
+        raise ValueError(f"q, k and v must have one shape, got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
+    _check_dtypes(q=q, k=k, v=v)
+    name, scale = _prepare(v, window_size, scale, rope, sizes, backend)
     with torch.autocast(q.device.type, enabled=False):  # the backends choose their own precision
         if name == "triton":
             heads, d = v.shape[-2:]
@@ -170,9 +175,11 @@ def sema_attention_packed(
     if qk.shape != (*v.shape[:-1], 2 * v.shape[-1]):
         raise ValueError(f"qk must have twice the channels of v, got {tuple(qk.shape)} and {tuple(v.shape)}")
     qk, v = autocast(qk, v)
-    maps = [t.unflatten(-1, (num_heads, -1)) for t in (*qk.chunk(2, -1), v)]  # (B, H, W, heads, d) each
-    name, scale = _prepare(*maps, window_size, scale, rope, sizes, backend)
+    _check_dtypes(qk=qk, v=v)
+    values = v.unflatten(-1, (num_heads, -1))
+    name, scale = _prepare(values, window_size, scale, rope, sizes, backend)
     if name == "triton":
         return window_attention_packed(qk, v, rope, num_heads, window_size, scale, mean, sizes)
-    out = sema_attention(*maps, window_size, scale=scale, rope=rope, mean=mean, sizes=sizes, backend=name)
+    q, k = (t.unflatten(-1, (num_heads, -1)) for t in qk.chunk(2, -1))
+    out = sema_attention(q, k, values, window_size, scale=scale, rope=rope, mean=mean, sizes=sizes, backend=name)
     return out.flatten(-2)

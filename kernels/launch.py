@@ -1,12 +1,13 @@
-"""What the operators of this package share: which backend runs and why, autocast, registration with PyTorch.
+"""What the operators of this package share: which backend runs and why, autocast, launches, registration with PyTorch.
 
 Importing this file needs torch only, 2.1 or newer.
 """
 
 import contextlib
 import os
+from functools import lru_cache
 from importlib.util import find_spec
-from typing import Callable, Iterator, Optional, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ _library = torch.library.Library("mmsema", "FRAGMENT")
 @torch.compiler.assume_constant_result
 def no_triton_on(device: str) -> str:
     """Why Triton cannot run on ``device``, a name such as "cuda:0"; empty where it can."""
+    return _no_triton_on(device, os.environ.get("TRITON_INTERPRET") == "1")
+
+
+@lru_cache(maxsize=None)  # it is asked at every call of every operator
+def _no_triton_on(device: str, interpreted: bool) -> str:
     if find_spec("triton") is None:
         return "Triton is not installed"
     from triton import __version__
@@ -28,7 +34,6 @@ def no_triton_on(device: str) -> str:
     if tuple(map(int, __version__.split(".")[:2])) < OLDEST_TRITON:
         return f"Triton {__version__} is older than {'.'.join(map(str, OLDEST_TRITON))}"
     if device == "cpu":
-        interpreted = os.environ.get("TRITON_INTERPRET") == "1"
         return "" if interpreted else "on the CPU it runs only in Triton's interpreter: set TRITON_INTERPRET=1"
     if not device.startswith("cuda"):
         return f"there are kernels for CUDA devices only, not for {device}"
@@ -98,6 +103,53 @@ def autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
     else:
         dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
     return maps if dtype is None else tuple(t.to(dtype) for t in maps)
+
+
+def _on_device_of(x: Tensor) -> ContextManager:
+    if x.device.type != "cuda" or x.device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(x.device)
+
+
+def _specialization(argument: Any) -> Any:
+    """What of an argument Triton may compile another kernel for."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.data_ptr() % 16 == 0
+    if isinstance(argument, int):
+        return argument == 1, argument % 16 == 0, argument >= 2**31
+    return argument is None
+
+
+class Launcher:
+    """A Triton kernel, launched as ``launcher(grid, arguments, constants, num_warps=2)`` on the first argument's device.
+
+    ``arguments`` and then ``constants``, its constexprs, are all that it takes, in order. Triton's own launch takes longer
+    than most kernels run, because it looks at all of them again; where DIRECT says that this version of Triton can, a
+    kernel is launched directly when one has been compiled for the like before.
+    """
+
+    DIRECT = ("3.6",)
+
+    def __init__(self, kernel: Any) -> None:
+        self.kernel = kernel
+        self.compiled: Dict[tuple, Any] = {}
+        from triton import __version__
+
+        version = ".".join(__version__.split(".")[:2])
+        self.direct = version in self.DIRECT and hasattr(kernel, "warmup") and os.environ.get("TRITON_INTERPRET") != "1"
+
+    def __call__(self, grid: Tuple[int, int, int], arguments: tuple, constants: tuple, **options: Optional[int]) -> None:
+        device = arguments[0].device
+        with _on_device_of(arguments[0]):
+            if not self.direct:
+                self.kernel[grid](*arguments, *constants, **options)
+                return
+            key = (device, constants, *options.items(), *map(_specialization, arguments))
+            compiled = self.compiled.get(key)
+            if compiled is None:
+                self.compiled[key] = self.kernel[grid](*arguments, *constants, **options)
+            else:
+                compiled[grid](*arguments, *constants)
 
 
 def register(schema: str, run: Callable, fake: Callable) -> None:

@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_TOKENS = 64
+from .launch import Launcher
+
+BLOCK_TOKENS = 16
 BLOCK_CHANNELS = 64
 NUM_WARPS = 4  # no tl.dot here, so the limit of window_attention.py does not apply
 
@@ -60,9 +62,35 @@ def mean_kernel(
     tl.store(out + channel, mean, mask=channel_ok)
 
 
+_launch = Launcher(mean_kernel)
+
+
 def chunk_tokens(tokens: int) -> int:
     """Tokens one program sums, from H * W alone: about its root, so that both stages are short."""
     return max(256, triton.next_power_of_2(int(tokens**0.5)))
+
+
+def _sum(x: Tensor, x_stride: int, sizes: Optional[Tensor], factor: float) -> Tensor:
+    """``factor`` times the sum over a map's tokens, with sizes over those of each picture divided by their number."""
+    B, H, W, C = x.shape
+    chunk = chunk_tokens(H * W)
+    chunks = -(-H * W // chunk)
+
+    def launch(x: Tensor, tokens: int, chunk: int, chunks: int, x_stride: int, first: bool, last: bool) -> Tensor:
+        sized = sizes is not None
+        out = torch.empty((B, chunks, C), dtype=torch.float32, device=x.device)
+        _launch(
+            (-(-C // BLOCK_CHANNELS), chunks, B),
+            (x, sizes, out, tokens, chunk, W, x_stride, factor if last else 1.0),
+            (C, BLOCK_TOKENS, BLOCK_CHANNELS, sized and first, sized and last),
+            num_warps=NUM_WARPS,
+        )
+        return out
+
+    if chunks == 1:
+        return launch(x, H * W, chunk, 1, x_stride, True, True)[:, 0]
+    sums = launch(x, H * W, chunk, chunks, x_stride, True, False)
+    return launch(sums, chunks, chunks, 1, C, False, True)[:, 0]
 
 
 def token_mean(x: Tensor, x_stride: int, sizes: Optional[Tensor] = None) -> Tensor:
@@ -70,23 +98,9 @@ def token_mean(x: Tensor, x_stride: int, sizes: Optional[Tensor] = None) -> Tens
 
     With sizes, (B, 2), int32, contiguous, over the (h, w) tokens of each picture.
     """
-    B, H, W, C = x.shape
-    tokens = H * W
-    chunk = chunk_tokens(tokens)
-    chunks = triton.cdiv(tokens, chunk)
+    return _sum(x, x_stride, sizes, 1 / (x.shape[1] * x.shape[2]) if sizes is None else 1.0)
 
-    def launch(x: Tensor, tokens: int, chunk: int, chunks: int, x_stride: int, first: bool, last: bool) -> Tensor:
-        sized = sizes is not None
-        factor = 1 / (H * W) if last and not sized else 1.0
-        out = torch.empty((B, chunks, C), dtype=torch.float32, device=x.device)
-        grid = (triton.cdiv(C, BLOCK_CHANNELS), chunks, B)
-        mean_kernel[grid](
-            x, sizes, out, tokens, chunk, W, x_stride, factor, C, BLOCK_TOKENS, BLOCK_CHANNELS,
-            MASK=sized and first, DIVIDE=sized and last, num_warps=NUM_WARPS,
-        )  # fmt: skip
-        return out
 
-    if chunks == 1:
-        return launch(x, tokens, chunk, 1, x_stride, True, True)[:, 0]
-    sums = launch(x, tokens, chunk, chunks, x_stride, True, False)
-    return launch(sums, chunks, chunks, 1, C, False, True)[:, 0]
+def token_sum(x: Tensor) -> Tensor:
+    """Sum of the tokens of one contiguous map, (1, H, W, C) -> (C), float32."""
+    return _sum(x, x.shape[-1], None, 1.0)[0]

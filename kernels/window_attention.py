@@ -6,6 +6,7 @@ One program owns whole windows, so no program waits for another and no sum is ma
 every run. See README.md for the derivation and for what has been verified.
 """
 
+from functools import lru_cache
 from typing import Optional, Tuple
 
 import torch
@@ -13,51 +14,38 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import Launcher
 from .token_mean import token_mean
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-# Chosen by counting instructions, registers and spills of compiled kernels (tests/kernels/compiled_kernels.csv), not by
-# timing: (major compute capability, head dim) -> warps of a backward program. All others, and the forward, take two.
+# Warps of a program; (major compute capability, head dim) -> warps of a backward one. By counting instructions, registers
+# and spills of compiled kernels (tests/kernels/compiled_kernels.csv) and, with 32 channels on 9.0, by timing.
 NUM_WARPS = 2
 BACKWARD_WARPS = {(8, 64): 4}
-# (bytes of a number, head dim) -> heads of one forward program; two share the address arithmetic where registers allow
-# it. The backward takes one head. float32 with 64 channels is absent: it spills most of what it computes.
-FORWARD_HEADS = {(2, 16): 2, (2, 32): 2, (2, 64): 1, (4, 16): 1, (4, 32): 1}
+# head dim -> registers a thread of the forward may use in 16 bits: with fewer more programs run at a time. The fastest
+# on an NVIDIA H200 of what docs/performance.md lists; 72 and less are spilled too often.
+FORWARD_REGISTERS = {32: 80}
 
 
 @triton.jit
-def _locate(sizes, H, W, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr, TOKENS: tl.constexpr, EVEN: tl.constexpr):
-    """The program's window: map index of its first token, int64; row, column and existence of its TOKENS slots.
-
-    With sizes, (B, 2), those exist that are the picture's. Last: which are the map's and not the picture's.
-    """
-    top = tl.program_id(1) * WINDOW
-    left = tl.program_id(0) // PROGRAMS * WINDOW
-    first = (tl.program_id(2).to(tl.int64) * H + top) * W + left
-    slot = tl.arange(0, TOKENS)
-    row = slot // WINDOW
-    col = slot % WINDOW
-    real = slot < WINDOW * WINDOW
-    if not EVEN:
-        real = real & (row < H - top) & (col < W - left)
-    outside = real
-    if sizes is not None:
+def _picture(sizes, H, W):
+    """Rows and columns of the program's picture: of ``sizes``, (B, 2), or of the whole map where that is None."""
+    if sizes is None:
+        h = H
+        w = W
+    else:
         h = tl.load(sizes + 2 * tl.program_id(2))
         w = tl.load(sizes + 2 * tl.program_id(2) + 1)
-        inside = (row < h - top) & (col < w - left)
-        outside = real & ~inside
-        real = real & inside
-    return first, row, col, real, outside
+    return h, w
 
 
 @triton.jit
-def _is_outside(sizes, PROGRAMS: tl.constexpr, WINDOW: tl.constexpr):
-    """Whether the program's window has no token of the picture."""
-    h = tl.load(sizes + 2 * tl.program_id(2))
-    w = tl.load(sizes + 2 * tl.program_id(2) + 1)
-    return (tl.program_id(1) * WINDOW >= h) | (tl.program_id(0) // PROGRAMS * WINDOW >= w)
+def _slots(WINDOW: tl.constexpr, TOKENS: tl.constexpr):
+    """Row and column in a window of each of a tile's TOKENS slots, and whether there is such a token."""
+    slot = tl.arange(0, TOKENS)
+    return slot // WINDOW, slot % WINDOW, slot < WINDOW * WINDOW
 
 
 @triton.jit
@@ -118,6 +106,37 @@ def _weights(q_even, q_odd, k_even, k_odd, real, PRECISION: tl.constexpr):
     return p, tl.sum(p, 1)
 
 
+@triton.jit
+def _forward_window(
+    q,
+    k,
+    v,
+    mean,
+    rope,
+    out,
+    real,
+    row,
+    col,
+    head,
+    scale,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    WINDOW: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One head of the window whose tiles, (TOKENS, D) each, the maps' pointers point to; ``real`` slots."""
+    cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)
+    q_even, q_odd = _load_turned(q, real, cos, sin)
+    k_even, k_odd = _load_turned(k, real, cos, sin)
+    vt = tl.load(v, mask=real[:, None], other=0.0)
+    p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
+    o = tl.dot(p.to(vt.dtype), vt, input_precision=PRECISION) * (1 / total)[:, None]
+    if mean is not None:
+        o += tl.load(mean + head * D + tl.arange(0, D))[None, :]
+    tl.store(out, o.to(vt.dtype), mask=real[:, None])
+
+
 @triton.jit(do_not_specialize=["H", "W"])
 def forward_kernel(
     q,
@@ -137,7 +156,6 @@ def forward_kernel(
     D: tl.constexpr,
     WINDOW: tl.constexpr,
     TOKENS: tl.constexpr,
-    HEADS_PER_PROGRAM: tl.constexpr,
     EVEN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -145,36 +163,95 @@ def forward_kernel(
 
     q, k, v: maps of C = HEADS * D channels. mean: (B, C), float32, or None to add none. rope: (2, WINDOW, C/4), fp32.
     out: (B, H, W, C). sizes: None, or (B, 2), int32, the rows and columns of each picture, outside which out is 0.
-    Grid (HEADS / HEADS_PER_PROGRAM * windows in a row, windows in a column, B), heads fastest: neighbouring programs
-    read the same cache lines. One program computes HEADS_PER_PROGRAM heads of one window, a tile of (TOKENS, D) each.
+    Grid (HEADS * windows in a row, windows in a column, B), heads fastest: neighbouring programs read the same cache
+    lines. One program computes one head of one window, a tile of (TOKENS, D). Most windows are whole: these run without
+    the masks of ragged ones, all of them if EVEN says that windows divide the map.
     """
-    PROGRAMS: tl.constexpr = HEADS // HEADS_PER_PROGRAM
-    first, row, col, real, outside = _locate(sizes, H, W, PROGRAMS, WINDOW, TOKENS, EVEN)
-    token = row * W + col
-    q += first * q_stride
-    k += first * k_stride
-    v += first * v_stride
-    out += first * (HEADS * D)
-    if sizes is not None:
-        channels = tl.program_id(0) % PROGRAMS * (HEADS_PER_PROGRAM * D) + tl.arange(0, HEADS_PER_PROGRAM * D)
-        zeros = tl.zeros((TOKENS, HEADS_PER_PROGRAM * D), out.dtype.element_ty)
-        tl.store(out + token[:, None] * (HEADS * D) + channels[None, :], zeros, mask=outside[:, None])
-        if _is_outside(sizes, PROGRAMS, WINDOW):
-            return
+    C: tl.constexpr = HEADS * D
+    top = tl.program_id(1) * WINDOW
+    left = tl.program_id(0) // HEADS * WINDOW
+    head = tl.program_id(0) % HEADS
+    first = (tl.program_id(2).to(tl.int64) * H + top) * W + left
+    row, col, slots = _slots(WINDOW, TOKENS)
+    token = (row * W + col)[:, None]
+    channel = (head * D + tl.arange(0, D))[None, :]
+    h, w = _picture(sizes, H, W)
+    q += first * q_stride + token * q_stride + channel
+    k += first * k_stride + token * k_stride + channel
+    v += first * v_stride + token * v_stride + channel
+    out += first * C + token * C + channel
     if mean is not None:
-        mean += tl.program_id(2) * (HEADS * D)
-    for i in tl.static_range(HEADS_PER_PROGRAM):
-        head = tl.program_id(0) % PROGRAMS * HEADS_PER_PROGRAM + i
-        channel = head * D + tl.arange(0, D)
-        cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)
-        q_even, q_odd = _load_turned(q + token[:, None] * q_stride + channel[None, :], real, cos, sin)
-        k_even, k_odd = _load_turned(k + token[:, None] * k_stride + channel[None, :], real, cos, sin)
-        vt = tl.load(v + token[:, None] * v_stride + channel[None, :], mask=real[:, None], other=0.0)
-        p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
-        o = tl.dot(p.to(vt.dtype), vt, input_precision=PRECISION) * (1 / total)[:, None]
-        if mean is not None:
-            o += tl.load(mean + channel)[None, :]
-        tl.store(out + token[:, None] * (HEADS * D) + channel[None, :], o.to(vt.dtype), mask=real[:, None])
+        mean += tl.program_id(2) * C
+    if EVEN and sizes is None:
+        _forward_window(
+            q, k, v, mean, rope, out, slots, row, col, head, scale, HEADS, D, WINDOW, TOKENS, PRECISION
+        )  # fmt: skip
+    elif (top + WINDOW <= h) & (left + WINDOW <= w):
+        _forward_window(
+            q, k, v, mean, rope, out, slots, row, col, head, scale, HEADS, D, WINDOW, TOKENS, PRECISION
+        )  # fmt: skip
+    else:
+        real = slots & (row < h - top) & (col < w - left)
+        if sizes is not None:
+            outside = (slots & (row < H - top) & (col < W - left) & ~real)[:, None]
+            tl.store(out, tl.zeros((TOKENS, D), out.dtype.element_ty), mask=outside)
+        if (top < h) & (left < w):  # the window has tokens of the picture
+            _forward_window(
+                q, k, v, mean, rope, out, real, row, col, head, scale, HEADS, D, WINDOW, TOKENS, PRECISION
+            )  # fmt: skip
+
+
+@triton.jit
+def _backward_window(
+    q,
+    k,
+    v,
+    grad,
+    grad_mean,
+    rope,
+    grad_qk,
+    grad_v,
+    real,
+    row,
+    col,
+    head,
+    scale,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    WINDOW: tl.constexpr,
+    TOKENS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One head of the window whose tiles, (TOKENS, D) each, the maps' pointers point to; ``real`` slots."""
+    C: tl.constexpr = HEADS * D
+    mask = real[:, None]
+    cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)
+    q_even, q_odd = _load_turned(q, real, cos, sin)
+    k_even, k_odd = _load_turned(k, real, cos, sin)
+    gt = tl.load(grad, mask=mask, other=0.0)
+
+    p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
+    p *= (1 / total)[:, None]
+    dv = tl.dot(tl.trans(p.to(gt.dtype)), gt, input_precision=PRECISION)
+    if grad_mean is not None:
+        dv += tl.load(grad_mean + head * D + tl.arange(0, D))[None, :]
+    tl.store(grad_v, dv.to(gt.dtype), mask=mask)
+
+    vt = tl.load(v, mask=mask, other=0.0)  # as late as this, for the registers' sake
+    dp = tl.dot(gt, tl.trans(vt), input_precision=PRECISION)
+    delta = tl.sum(p * dp, 1)
+    # q and k carry sqrt(scale * log2(e)), and so do cos and sin, which turn dq and dk back: ln(2) leaves the scale
+    ds = (p * (dp * LN_2 - (delta * LN_2)[:, None])).to(gt.dtype)
+    dst = tl.trans(ds)
+    cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)  # again, likewise
+    even = tl.dot(ds, k_even, input_precision=PRECISION)
+    odd = tl.dot(ds, k_odd, input_precision=PRECISION)
+    even, odd = _turn(even, odd, cos, -sin)
+    tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=mask)
+    even = tl.dot(dst, q_even, input_precision=PRECISION)
+    odd = tl.dot(dst, q_odd, input_precision=PRECISION)
+    even, odd = _turn(even, odd, cos, -sin)
+    tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=mask)
 
 
 @triton.jit(do_not_specialize=["H", "W"])
@@ -214,62 +291,54 @@ def backward_kernel(
         dQ = dS K      dK = dS^T Q      dV = P^T dO + mean(dO)
     """
     C: tl.constexpr = HEADS * D
-    first, row, col, real, outside = _locate(sizes, H, W, HEADS, WINDOW, TOKENS, EVEN)
-    token = row * W + col
+    top = tl.program_id(1) * WINDOW
+    left = tl.program_id(0) // HEADS * WINDOW
     head = tl.program_id(0) % HEADS
-    channel = head * D + tl.arange(0, D)
-    mask = real[:, None]
-    if sizes is not None:
-        zeros = tl.zeros((TOKENS, D), grad_v.dtype.element_ty)
-        outside_qk = grad_qk + first * (2 * C) + token[:, None] * (2 * C) + channel[None, :]
-        tl.store(outside_qk, zeros, mask=outside[:, None])
-        tl.store(outside_qk + C, zeros, mask=outside[:, None])
-        tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], zeros, mask=outside[:, None])
-        if _is_outside(sizes, HEADS, WINDOW):
-            return
-    q += first * q_stride + token[:, None] * q_stride + channel[None, :]
-    k += first * k_stride + token[:, None] * k_stride + channel[None, :]
-    v += first * v_stride + token[:, None] * v_stride + channel[None, :]
-    grad += first * grad_stride + token[:, None] * grad_stride + channel[None, :]
-    cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)
-    q_even, q_odd = _load_turned(q, real, cos, sin)
-    k_even, k_odd = _load_turned(k, real, cos, sin)
-    gt = tl.load(grad, mask=mask, other=0.0)
-
-    p, total = _weights(q_even, q_odd, k_even, k_odd, real, PRECISION)
-    p *= (1 / total)[:, None]
-    dv = tl.dot(tl.trans(p.to(gt.dtype)), gt, input_precision=PRECISION)
+    first = (tl.program_id(2).to(tl.int64) * H + top) * W + left
+    row, col, slots = _slots(WINDOW, TOKENS)
+    token = (row * W + col)[:, None]
+    channel = (head * D + tl.arange(0, D))[None, :]
+    h, w = _picture(sizes, H, W)
+    q += first * q_stride + token * q_stride + channel
+    k += first * k_stride + token * k_stride + channel
+    v += first * v_stride + token * v_stride + channel
+    grad += first * grad_stride + token * grad_stride + channel
+    grad_qk += first * (2 * C) + token * (2 * C) + channel
+    grad_v += first * C + token * C + channel
     if grad_mean is not None:
-        dv += tl.load(grad_mean + tl.program_id(2) * C + channel)[None, :]
-    tl.store(grad_v + first * C + token[:, None] * C + channel[None, :], dv.to(gt.dtype), mask=mask)
-
-    vt = tl.load(v, mask=mask, other=0.0)  # as late as this, for the registers' sake
-    dp = tl.dot(gt, tl.trans(vt), input_precision=PRECISION)
-    delta = tl.sum(p * dp, 1)
-    # q and k carry sqrt(scale * log2(e)), and so do cos and sin, which turn dq and dk back: ln(2) leaves the scale
-    ds = (p * (dp * LN_2 - (delta * LN_2)[:, None])).to(gt.dtype)
-    dst = tl.trans(ds)
-    cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)  # again, likewise
-    grad_qk += first * (2 * C) + token[:, None] * (2 * C) + channel[None, :]
-    even = tl.dot(ds, k_even, input_precision=PRECISION)
-    odd = tl.dot(ds, k_odd, input_precision=PRECISION)
-    even, odd = _turn(even, odd, cos, -sin)
-    tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=mask)
-    even = tl.dot(dst, q_even, input_precision=PRECISION)
-    odd = tl.dot(dst, q_odd, input_precision=PRECISION)
-    even, odd = _turn(even, odd, cos, -sin)
-    tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=mask)
+        grad_mean += tl.program_id(2) * C
+    if EVEN and sizes is None:
+        _backward_window(
+            q, k, v, grad, grad_mean, rope, grad_qk, grad_v, slots, row, col, head, scale,
+            HEADS, D, WINDOW, TOKENS, PRECISION,
+        )  # fmt: skip
+    elif (top + WINDOW <= h) & (left + WINDOW <= w):
+        _backward_window(
+            q, k, v, grad, grad_mean, rope, grad_qk, grad_v, slots, row, col, head, scale,
+            HEADS, D, WINDOW, TOKENS, PRECISION,
+        )  # fmt: skip
+    else:
+        real = slots & (row < h - top) & (col < w - left)
+        if sizes is not None:
+            outside = (slots & (row < H - top) & (col < W - left) & ~real)[:, None]
+            zeros = tl.zeros((TOKENS, D), grad_v.dtype.element_ty)
+            tl.store(grad_qk, zeros, mask=outside)
+            tl.store(grad_qk + C, zeros, mask=outside)
+            tl.store(grad_v, zeros, mask=outside)
+        if (top < h) & (left < w):
+            _backward_window(
+                q, k, v, grad, grad_mean, rope, grad_qk, grad_v, real, row, col, head, scale,
+                HEADS, D, WINDOW, TOKENS, PRECISION,
+            )  # fmt: skip
 
 
 def tile_tokens(window_size: int) -> int:
     """Rows of a window's tile: w * w rounded up to a power of two, at least the 16 that tl.dot needs."""
-    return max(16, triton.next_power_of_2(window_size**2))
+    return max(16, 1 << (window_size**2 - 1).bit_length())
 
 
-def forward_heads(dtype: torch.dtype, num_heads: int, d: int) -> int:
-    """Heads of one forward program: as FORWARD_HEADS says where that divides ``num_heads``, else one."""
-    heads = FORWARD_HEADS[dtype.itemsize, d]
-    return heads if num_heads % heads == 0 else 1
+def forward_registers(dtype: torch.dtype, d: int) -> Optional[int]:
+    return FORWARD_REGISTERS.get(d) if dtype.itemsize == 2 else None
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -297,6 +366,7 @@ def backward_warps(capability: Tuple[int, int], d: int) -> int:
     return check_num_warps(BACKWARD_WARPS.get((capability[0], d), NUM_WARPS), capability)
 
 
+@lru_cache(maxsize=None)
 def _capability(device: torch.device) -> Tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)  # of the interpreter
 
@@ -304,6 +374,9 @@ def _capability(device: torch.device) -> Tuple[int, int]:
 def _as_tokens(x: Tensor) -> Tuple[Tensor, int]:
     """A (B, H, W, C) map whose tokens lie one stride apart, and that stride; a copy where x has no such stride."""
     B, H, W, C = x.shape
+    stride = x.stride(2)
+    if x.stride() == (H * W * stride, W * stride, stride, 1) and C <= stride <= 2 * C:
+        return x, stride
     stride = next(
         (x.stride(i) for i, n in ((2, W), (1, H), (0, B)) if n > 1), C
     )  # for W = 1 the rows are a token apart
@@ -313,16 +386,14 @@ def _as_tokens(x: Tensor) -> Tuple[Tensor, int]:
     return x.contiguous(), C
 
 
-def _shape_arguments(v: Tensor, num_heads: int, window_size: int) -> dict:
+_launch_forward, _launch_backward = Launcher(forward_kernel), Launcher(backward_kernel)
+
+
+def _constants(v: Tensor, num_heads: int, window_size: int) -> tuple:
+    """HEADS, D, WINDOW, TOKENS, EVEN and PRECISION of both kernels."""
     _, H, W, C = v.shape
-    return dict(
-        HEADS=num_heads,
-        D=C // num_heads,
-        WINDOW=window_size,
-        TOKENS=tile_tokens(window_size),
-        EVEN=H % window_size == 0 and W % window_size == 0,
-        PRECISION=dot_precision(v.dtype),
-    )
+    even = H % window_size == 0 and W % window_size == 0
+    return num_heads, C // num_heads, window_size, tile_tokens(window_size), even, dot_precision(v.dtype)
 
 
 def window_attention_forward(
@@ -343,15 +414,16 @@ def window_attention_forward(
         return out
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
     sizes = None if sizes is None else sizes.contiguous()
-    num_warps = check_num_warps(NUM_WARPS, _capability(v.device))
-    heads = forward_heads(v.dtype, num_heads, C // num_heads)
-    grid = (num_heads // heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
-    with torch.cuda.device_of(v):
-        means = token_mean(v, v_stride, sizes) if mean else None
-        forward_kernel[grid](
-            q, k, v, means, rope, sizes, out, H, W, q_stride, k_stride, v_stride, scale,
-            HEADS_PER_PROGRAM=heads, num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),
-        )  # fmt: skip
+    _launch_forward(
+        (num_heads * -(-W // window_size), -(-H // window_size), B),
+        (
+            q, k, v, token_mean(v, v_stride, sizes) if mean else None, rope, sizes, out,
+            H, W, q_stride, k_stride, v_stride, scale,
+        ),
+        _constants(v, num_heads, window_size),
+        num_warps=check_num_warps(NUM_WARPS, _capability(v.device)),
+        maxnreg=forward_registers(v.dtype, C // num_heads),
+    )  # fmt: skip
     return out
 
 
@@ -375,13 +447,13 @@ def window_attention_backward(
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
     grad, grad_stride = _as_tokens(grad)
     sizes = None if sizes is None else sizes.contiguous()
-    num_warps = backward_warps(_capability(v.device), C // num_heads)
-    grid = (num_heads * triton.cdiv(W, window_size), triton.cdiv(H, window_size), B)
-    with torch.cuda.device_of(v):
-        grad_mean = token_mean(grad, grad_stride, sizes) if mean else None
-        backward_kernel[grid](
-            q, k, v, grad, grad_mean, rope, sizes, grad_qk, grad_v,
+    _launch_backward(
+        (num_heads * -(-W // window_size), -(-H // window_size), B),
+        (
+            q, k, v, grad, token_mean(grad, grad_stride, sizes) if mean else None, rope, sizes, grad_qk, grad_v,
             H, W, q_stride, k_stride, v_stride, grad_stride, scale,
-            num_warps=num_warps, **_shape_arguments(v, num_heads, window_size),
-        )  # fmt: skip
+        ),
+        _constants(v, num_heads, window_size),
+        num_warps=backward_warps(_capability(v.device), C // num_heads),
+    )  # fmt: skip
     return grad_qk, grad_v

@@ -170,6 +170,7 @@ def test_exports_padded(monkeypatch):
 
 def test_devices_and_versions_of_triton(monkeypatch):
     triton = pytest.importorskip("triton", "3.2")
+    monkeypatch.setattr(launch, "_no_triton_on", launch._no_triton_on.__wrapped__)  # what it says is remembered
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     assert "set TRITON_INTERPRET=1" in launch.no_triton_on("cpu")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
