@@ -4,12 +4,16 @@ Needs torch, and Triton for its CUDA kernels; imports nothing from mmsema or Ope
 operator, ``mmsema_kernels.reference`` its definition.
 """
 
-from .depthwise import depthwise_residual, depthwise_silu, lepe_gate
-from .dispatch import available_backends, can_run_triton, sema_attention, sema_attention_packed
-from .launch import use_backend
-from .reference import sema_attention_reference
-from .rope import apply_rope, expand_rope_table, rope_table
-from .sizes import can_read, count_tokens, each_alone, mean_tokens, real_tokens, zero_outside
+# Python run from the root of a checkout finds this folder as ``kernels``, too, and so do libraries that ask whether the
+# package of that name is installed (transformers does). They find nothing: no operator can be registered twice.
+if __name__ == "mmsema_kernels":
+    from .depthwise import depthwise_residual, depthwise_silu, lepe_gate
+    from .dispatch import available_backends, can_run_triton, sema_attention, sema_attention_packed
+    from .launch import use_backend
+    from .layer_norm import layer_norm
+    from .reference import sema_attention_reference
+    from .rope import apply_rope, expand_rope_table, rope_table
+    from .sizes import can_read, count_tokens, each_alone, mean_tokens, real_tokens, zero_outside
 
 __all__ = [
     "apply_rope",
@@ -21,6 +25,7 @@ __all__ = [
     "depthwise_silu",
     "each_alone",
     "expand_rope_table",
+    "layer_norm",
     "lepe_gate",
     "mean_tokens",
     "real_tokens",

@@ -5,7 +5,7 @@ Importing this file needs torch only, 2.1 or newer.
 
 import contextlib
 import os
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Callable, ContextManager, Dict, Iterator, Optional, Tuple
 
@@ -25,7 +25,7 @@ def no_triton_on(device: str) -> str:
     return _no_triton_on(device, os.environ.get("TRITON_INTERPRET") == "1")
 
 
-@lru_cache(maxsize=None)  # it is asked at every call of every operator
+@cache  # it is asked at every call of every operator
 def _no_triton_on(device: str, interpreted: bool) -> str:
     if find_spec("triton") is None:
         return "Triton is not installed"
@@ -121,11 +121,11 @@ def _specialization(argument: Any) -> Any:
 
 
 class Launcher:
-    """A Triton kernel, launched as ``launcher(grid, arguments, constants, num_warps=2)`` on the first argument's device.
+    """A Triton kernel, launched as ``launcher(grid, arguments, constants, num_warps=2)`` where its first argument is.
 
-    ``arguments`` and then ``constants``, its constexprs, are all that it takes, in order. Triton's own launch takes longer
-    than most kernels run, because it looks at all of them again; where DIRECT says that this version of Triton can, a
-    kernel is launched directly when one has been compiled for the like before.
+    ``arguments`` and then ``constants``, its constexprs, are all that it takes, in order. Triton's own launch takes
+    longer than most kernels run, as it looks at all of them again; in the versions of Triton in DIRECT, a kernel is
+    launched directly when one has been compiled for the like before.
     """
 
     DIRECT = ("3.6",)
@@ -138,7 +138,9 @@ class Launcher:
         version = ".".join(__version__.split(".")[:2])
         self.direct = version in self.DIRECT and hasattr(kernel, "warmup") and os.environ.get("TRITON_INTERPRET") != "1"
 
-    def __call__(self, grid: Tuple[int, int, int], arguments: tuple, constants: tuple, **options: Optional[int]) -> None:
+    def __call__(
+        self, grid: Tuple[int, int, int], arguments: tuple, constants: tuple, **options: Optional[int]
+    ) -> None:
         device = arguments[0].device
         with _on_device_of(arguments[0]):
             if not self.direct:

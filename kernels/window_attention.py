@@ -6,7 +6,7 @@ One program owns whole windows, so no program waits for another and no sum is ma
 every run. See README.md for the derivation and for what has been verified.
 """
 
-from functools import lru_cache
+from functools import cache
 from typing import Optional, Tuple
 
 import torch
@@ -20,8 +20,8 @@ from .token_mean import token_mean
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-# Warps of a program; (major compute capability, head dim) -> warps of a backward one. By counting instructions, registers
-# and spills of compiled kernels (tests/kernels/compiled_kernels.csv) and, with 32 channels on 9.0, by timing.
+# Warps of a program; (major compute capability, head dim) -> warps of a backward one. By counting instructions,
+# registers and spills of compiled kernels (tests/kernels/compiled_kernels.csv) and, with 32 channels on 9.0, by timing.
 NUM_WARPS = 2
 BACKWARD_WARPS = {(8, 64): 4}
 # head dim -> registers a thread of the forward may use in 16 bits: with fewer more programs run at a time. The fastest
@@ -182,7 +182,7 @@ def forward_kernel(
     out += first * C + token * C + channel
     if mean is not None:
         mean += tl.program_id(2) * C
-    if EVEN and sizes is None:
+    if EVEN and sizes is None:  # noqa: SIM114, as Triton has no "or" of a constexpr and a number
         _forward_window(
             q, k, v, mean, rope, out, slots, row, col, head, scale, HEADS, D, WINDOW, TOKENS, PRECISION
         )  # fmt: skip
@@ -307,7 +307,7 @@ def backward_kernel(
     grad_v += first * C + token * C + channel
     if grad_mean is not None:
         grad_mean += tl.program_id(2) * C
-    if EVEN and sizes is None:
+    if EVEN and sizes is None:  # noqa: SIM114, as Triton has no "or" of a constexpr and a number
         _backward_window(
             q, k, v, grad, grad_mean, rope, grad_qk, grad_v, slots, row, col, head, scale,
             HEADS, D, WINDOW, TOKENS, PRECISION,
@@ -366,7 +366,7 @@ def backward_warps(capability: Tuple[int, int], d: int) -> int:
     return check_num_warps(BACKWARD_WARPS.get((capability[0], d), NUM_WARPS), capability)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _capability(device: torch.device) -> Tuple[int, int]:
     return torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0)  # of the interpreter
 

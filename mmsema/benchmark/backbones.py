@@ -3,7 +3,7 @@
 import time
 from contextlib import nullcontext
 from functools import partial
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmsema_kernels import use_backend
@@ -11,7 +11,7 @@ from torch import nn
 
 from ..models import MILA, SEMA
 from .report import Report, Row, reason
-from .timing import measured, peak_memory, relative_error, times
+from .timing import captured, measured, peak_memory, relative_error, times
 
 
 class OnKernel(nn.Module):
@@ -33,23 +33,27 @@ def swin_mmdet(H: int, W: int) -> nn.Module:
 
 
 def timm_model(name: str, H: int, W: int) -> nn.Module:
+    """A backbone of timm, in the memory format that is faster for it."""
     import timm
 
     size = dict(img_size=(H, W)) if name.startswith("swin") else {}
-    return timm.create_model(name, features_only=True, **size)
+    model = timm.create_model(name, features_only=True, **size)
+    return model if size else model.to(memory_format=torch.channels_last)
 
 
-def sema(name: str, H: int, W: int) -> nn.Module:
+def sema(name: str, pad_value: Optional[float], H: int, W: int) -> nn.Module:
     torch.manual_seed(0)
-    return OnKernel(SEMA("tiny"), name)
+    return OnKernel(SEMA("tiny", pad_value=pad_value), name)
 
 
 def builders(device: str) -> Dict[str, Callable[[int, int], nn.Module]]:
+    """The models by name. None but "SEMA-T, padding found" looks for padding: the others cannot."""
     default = "triton" if device == "cuda" else "torch"
-    result: Dict[str, Callable[[int, int], nn.Module]] = {"SEMA-T": partial(sema, default)}
+    result: Dict[str, Callable[[int, int], nn.Module]] = {"SEMA-T": partial(sema, default, None)}
     if device == "cuda":
-        result["SEMA-T without kernels"] = partial(sema, "torch")
-    result["MILA-T"] = lambda H, W: OnKernel(MILA("tiny"), default)
+        result["SEMA-T, padding found"] = partial(sema, default, 0.0)
+        result["SEMA-T without kernels"] = partial(sema, "torch", None)
+    result["MILA-T"] = lambda H, W: OnKernel(MILA("tiny", pad_value=None), default)
     result["Swin-T (mmdet)"] = swin_mmdet
     result["Swin-T (timm)"] = partial(timm_model, "swin_tiny_patch4_window7_224")
     result["ConvNeXt-T (timm)"] = partial(timm_model, "convnext_tiny")
@@ -69,9 +73,21 @@ def parity(model: nn.Module, x: torch.Tensor, precision: Callable[[], object]) -
 
 
 def time_models(
-    part: str, names: Sequence[str], batch: int, H: int, W: int, report: Report, rounds: int, backward: bool
+    part: str,
+    names: Sequence[str],
+    batch: int,
+    H: int,
+    W: int,
+    report: Report,
+    rounds: int,
+    backward: bool,
+    graph: bool = False,
 ) -> None:
-    """All backbones on the same images, one after the other in every round; in bfloat16 autocast on a GPU."""
+    """All backbones on the same images, one after the other in every round; in bfloat16 autocast on a GPU.
+
+    With ``graph`` each step is one CUDA graph: the device's time without the host's, which launches one kernel after
+    the other and is often slower than they are.
+    """
     device, dtype = report.device, torch.float32
     precision: Callable[[], object] = nullcontext
     if device == "cuda":
@@ -107,29 +123,30 @@ def time_models(
         for name, model in models.items():
             try:  # the largest may not fit
                 memory[name] = peak_memory(partial(call, model))
-                calls[name] = [partial(call, model)]
+                calls[name] = [captured([partial(call, model)]) if graph else partial(call, model)]
             except Exception as error:
                 report.add(Row(part, op, name, shape, str(dtype)[6:], note=f"FAILED: {reason(error)}"))
         began = time.process_time()
         taken = times(calls, device, rounds)
         share = (time.process_time() - began) / max(sum(map(sum, taken.values())) / 1e3, 1e-9)
         for name, milliseconds in taken.items():
-            row = Row(part, op, name, shape, str(dtype)[6:], memory_mb=memory[name])
+            row = Row(part, op + ", graph" * graph, name, shape, str(dtype)[6:], memory_mb=memory[name])
             row.note = f"processors busy: {share:.2f} of {torch.get_num_threads()}" if device == "cpu" else ""
             report.add(measured(row, milliseconds))
 
 
 def _run(part: str, settings: Sequence[tuple], names: Sequence[str], report: Report, backward: bool) -> None:
     for *size, rounds in settings:
-        if report.out_of_time():
-            report.add(Row(part, "", "", "", "", note="the rest of this part was not run: out of time"))
-            return
-        try:
-            time_models(part, names, *size, report, rounds, backward)
-        except Exception as error:
-            report.add(Row(part, "", "", "x".join(map(str, size)), "", note=f"FAILED: {reason(error)}"))
-        if report.device == "cuda":
-            torch.cuda.empty_cache()
+        for graph in (False, True)[: 1 + (report.device == "cuda")]:
+            if report.out_of_time():
+                report.add(Row(part, "", "", "", "", note="the rest of this part was not run: out of time"))
+                return
+            try:
+                time_models(part, names, *size, report, rounds, backward, graph)
+            except Exception as error:
+                report.add(Row(part, "", "", "x".join(map(str, size)), "", note=f"FAILED: {reason(error)}"))
+            if report.device == "cuda":
+                torch.cuda.empty_cache()
 
 
 def backbones(report: Report) -> None:

@@ -8,7 +8,15 @@ from typing import Callable, List, Sequence, Tuple
 from unittest import mock
 
 import torch
-from mmsema_kernels import depthwise_residual, depthwise_silu, lepe_gate, rope_table, sema_attention, use_backend
+from mmsema_kernels import (
+    depthwise_residual,
+    depthwise_silu,
+    layer_norm,
+    lepe_gate,
+    rope_table,
+    sema_attention,
+    use_backend,
+)
 from torch import Tensor
 
 from ..models.block import MambaLikeBlock
@@ -74,6 +82,20 @@ def depthwise_parity() -> str:
     return f"worst error {worst:.2f} of what is allowed"
 
 
+def layer_norm_parity() -> str:
+    worst = 0.0
+    for dtype, limit in KERNEL_TOLERANCE.items():
+        for tokens, C in [(1, 64), (4097, 64), (1000, 96), (300, 512), (50_000, 768)]:
+            x, grad = _maps((tokens, C), dtype, 2)
+            inputs = [x, *_maps((C,), torch.float32, 2)]
+            wide = [t.detach().double().requires_grad_() for t in inputs]
+            expected = _all(lambda *t: layer_norm(*t, backend="torch"), wide, grad)
+            error = relative_error(_all(lambda *t: layer_norm(*t, backend="triton"), inputs, grad), expected)
+            assert error <= limit, f"{dtype} {tokens}x{C}: {error:.1e}"
+            worst = max(worst, error / limit)
+    return f"worst error {worst:.2f} of what is allowed"
+
+
 def four_warps() -> str:
     """What the guard on compute capability 9.0 is for: the error with four warps, in a process of its own."""
     if torch.cuda.get_device_capability() != (9, 0):
@@ -107,6 +129,7 @@ def same_bits() -> str:
         (lambda *t: depthwise_residual(*t, backend="triton"), [x, weight, bias], grad),
         (lambda *t: depthwise_silu(*t, backend="triton"), [x, weight, bias], grad),
         (lambda *t: lepe_gate(*t, backend="triton"), [attention, x, weight, bias, gate], grad),
+        (lambda x, w, b: layer_norm(x, w[:, 0, 0, 0], b, backend="triton"), [x, weight, bias], grad),
     ):
         first = _all(run, inputs, g)
         different = torch.zeros((), dtype=torch.int64, device=DEVICE)
@@ -202,12 +225,25 @@ def test_suite() -> str:
     return last[0]
 
 
+CHECKS = (
+    parity,
+    depthwise_parity,
+    layer_norm_parity,
+    four_warps,
+    same_bits,
+    past_int32,
+    cuda_graph,
+    compiled,
+    test_suite,
+)
+
+
 def checks(report: Report) -> None:
     """Run all checks; one that fails is reported, the others go on."""
     if report.device != "cuda":
         report.add(Row("checks", "", "", "", "", note="not run: they need a CUDA device"))
         return
-    for check in (parity, depthwise_parity, four_warps, same_bits, past_int32, cuda_graph, compiled, test_suite):
+    for check in CHECKS:
         if report.out_of_time():
             report.add(Row("checks", check.__name__, "", "", "", note="not run: out of time"))
             continue

@@ -7,7 +7,15 @@ from typing import Callable, Dict, List, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
-from mmsema_kernels import depthwise_residual, depthwise_silu, lepe_gate, rope_table, sema_attention, use_backend
+from mmsema_kernels import (
+    depthwise_residual,
+    depthwise_silu,
+    layer_norm,
+    lepe_gate,
+    rope_table,
+    sema_attention,
+    use_backend,
+)
 from mmsema_kernels.windows import window_merge, window_partition
 from torch import Tensor
 from torch.func import functional_call
@@ -192,6 +200,30 @@ def rope_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: st
     return case
 
 
+def windows_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: str) -> Case:
+    """Attention without the mean: what it takes to read v once more is the difference."""
+    case = attention_case(batch, H, W, C, dtype, device, peers=False)
+    case.op = "window attention"
+    case.truth = partial(sema_attention, mean=False, backend="torch")
+    names = ("triton", "torch") if device == "cuda" else ("torch",)
+    case.candidates = {name: partial(sema_attention, mean=False, backend=name) for name in names}
+    return case
+
+
+def layer_norm_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: str) -> Case:
+    def inputs() -> List[Tensor]:
+        return [*normal((batch, H, W, C), 1, dtype, device), *normal((C,), 2, dtype, device)]
+
+    names = ("triton", "torch") if device == "cuda" else ("torch",)
+    n, U = batch * H * W, batch * H * W * C * dtype.itemsize
+    return Case(
+        "kernels", "layer_norm", f"{batch}x{H}x{W}x{C}", inputs, partial(layer_norm, backend="torch"),
+        {name: partial(layer_norm, backend=name) for name in names},
+        bytes_moved=(2 * U, 5 * U),
+        flops=(8 * C * n, 24 * C * n),
+    )  # fmt: skip
+
+
 def depthwise_case(op: Callable, batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: str) -> Case:
     maps, forward, backward = (3, 4, 7) if op is lepe_gate else (1, 2, 3)
 
@@ -266,8 +298,9 @@ def kernels(report: Report) -> None:
         for dtype in dtypes if shape in shapes[:2] else dtypes[:1]:
             at = (*shape, dtype, report.device)
             peers = report.device == "cpu" or (shape in shapes[:4] and dtype == dtypes[0])
-            cases += [partial(attention_case, *at, peers), partial(rope_case, *at)]
+            cases += [partial(attention_case, *at, peers), partial(windows_case, *at), partial(rope_case, *at)]
             cases += [partial(depthwise_case, op, *at) for op in (depthwise_residual, depthwise_silu, lepe_gate)]
+            cases += [partial(layer_norm_case, *at)]
     _run(cases, report, rounds)
 
 

@@ -35,7 +35,7 @@ def peak_memory(call: Callable[[], object]) -> Optional[float]:
     return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
-def _graph(calls: Sequence[Callable[[], object]]) -> Callable[[], None]:
+def captured(calls: Sequence[Callable[[], object]]) -> Callable[[], None]:
     """All calls as one CUDA graph, so that the gaps between launches stay out of the time."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -60,7 +60,7 @@ def times(
     runs = {}
     for name, calls in candidates.items():
         if device == "cuda" and graph:
-            runs[name] = _graph(calls)
+            runs[name] = captured(calls)
         else:
             runs[name] = lambda calls=calls: [call() for call in calls]
             runs[name]()

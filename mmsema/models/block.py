@@ -3,11 +3,21 @@
 from typing import Callable, Optional
 
 import torch.nn.functional as F
-from mmsema_kernels import depthwise_residual, depthwise_silu
+from mmsema_kernels import depthwise_residual, depthwise_silu, layer_norm
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from .mixers import Mixer
+
+
+class LayerNorm(nn.LayerNorm):
+    """``nn.LayerNorm(channels)`` by this project's kernels where they run; of autocast's dtype where that is on."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps)
 
 
 class Mlp(nn.Module):
@@ -42,14 +52,14 @@ class MambaLikeBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.cpe1 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = LayerNorm(channels)
         self.gate_proj = nn.Linear(channels, channels)
         self.in_proj = nn.Linear(channels, channels)
         self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.mixer = mixer(channels, num_heads, window_size)
         self.out_proj = nn.Linear(channels, channels)
         self.cpe2 = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.norm2 = nn.LayerNorm(channels)
+        self.norm2 = LayerNorm(channels)
         self.mlp = Mlp(channels)
         self.drop_path = StochasticDepth(drop_path, mode="row")
 

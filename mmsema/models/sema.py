@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from ..registry import register_backbone
-from .block import MambaLikeBlock
+from .block import LayerNorm, MambaLikeBlock
 from .mixers import AVERAGES, MIXERS, Mixer, SEMAMixer
 from .padding import Layers, halve, picture_sizes
 
@@ -212,7 +212,7 @@ class SEMA(BaseModule):
                 )
             )
             if stage in self.out_indices:
-                self.add_module(f"norm{stage}", nn.LayerNorm(channels))
+                self.add_module(f"norm{stage}", LayerNorm(channels))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -268,3 +269,11 @@ def test_autocast_and_checkpointing(compile, dtype):
     tolerance = 1e-2 if dtype == torch.float16 else 8e-2
     for a, e in zip((out, *grads), (expected, *expected_grads), strict=True):
         torch.testing.assert_close(a.double(), e.double(), rtol=tolerance, atol=tolerance)
+
+
+def test_the_folder_is_no_package_of_its_own_name():
+    """From a checkout's root ``import kernels``, which transformers tries, finds this folder and leaves ours alone."""
+    script = "import kernels, mmsema_kernels; assert not hasattr(kernels, 'sema_attention')"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=root)
+    assert done.returncode == 0, done.stderr
