@@ -50,7 +50,7 @@ def test_backbone_equals_the_reference(backbone, monkeypatch):
 
 
 def test_block_runs_nothing_but_kernels(monkeypatch):
-    """No depthwise convolution and no attention of a block is left to PyTorch."""
+    """No depthwise convolution, attention or LayerNorm of a block is left to PyTorch."""
     monkeypatch.setenv("MMSEMA_KERNEL", "triton")
     block = MambaLikeBlock(32, 2, 7, 0.0, SEMAMixer).to(DEVICE)
     with torch.profiler.profile() as profile, torch.no_grad():
@@ -62,8 +62,9 @@ def test_block_runs_nothing_but_kernels(monkeypatch):
         "mmsema::depthwise_silu": 1,
         "mmsema::lepe_gate": 1,
         "mmsema::window_attention": 1,
+        "mmsema::layer_norm": 2,
     }
-    assert not any("conv" in name or "softmax" in name for name in calls)
+    assert not any(word in name for name in calls for word in ("conv", "softmax", "aten::native_layer_norm"))
 
 
 @pytest.mark.parametrize("mixer", [SEMAMixer, LinearMixer])
