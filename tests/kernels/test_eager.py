@@ -56,3 +56,21 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(
         lambda *t: sema_attention(*t, 3, rope=table, backend="torch"), (q, k, v), fast_mode=True
     )
+
+
+def test_more_windows_than_a_call_takes(monkeypatch):
+    """More than 65,535 windows fail on CUDA ("invalid argument"), so they go in several calls."""
+    from mmsema_kernels import eager
+
+    taken = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        eager.F, "scaled_dot_product_attention", lambda q, *a, **k: taken.append(len(q)) or attend(q, *a, **k)
+    )
+    monkeypatch.setattr(eager, "MOST_WINDOWS", 4)
+    q, k, v, grad = random_maps((1, 14, 35, 2, 8), torch.float32, count=4)  # 10 windows
+    expected = output_and_gradients(lambda *t: definition(*t, 7), (q, k, v), grad)
+    assert_agrees(
+        output_and_gradients(lambda *t: sema_attention(*t, backend="torch"), (q, k, v), grad), expected, torch.float32
+    )
+    assert taken == [4, 4, 2]
