@@ -12,7 +12,6 @@ from .rope import apply_rope, expand_rope_table
 from .sizes import can_read, each_alone, mean_tokens
 from .windows import map_windows
 
-
 MOST_WINDOWS = 65_535  # of one call: PyTorch's kernels for CUDA take no more ("invalid argument")
 
 
