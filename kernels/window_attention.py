@@ -24,9 +24,9 @@ LN_2 = tl.constexpr(0.6931471805599453)
 # registers and spills of compiled kernels (tests/kernels/compiled_kernels.csv) and, with 32 channels on 9.0, by timing.
 NUM_WARPS = 2
 BACKWARD_WARPS = {(8, 64): 4}
-# head dim -> registers a thread of the forward may use in 16 bits: with fewer more programs run at a time. The fastest
-# on an NVIDIA H200 of what docs/performance.md lists; 72 and less are spilled too often.
-FORWARD_REGISTERS = {32: 80}
+# (head dim, window size) -> registers a thread of the forward may use in 16 bits: with fewer more programs run at a time.
+# The fastest on an NVIDIA H200 of what docs/performance.md lists; 72 and less are spilled too often.
+FORWARD_REGISTERS = {(32, 7): 80}
 
 
 @triton.jit
@@ -337,8 +337,8 @@ def tile_tokens(window_size: int) -> int:
     return max(16, 1 << (window_size**2 - 1).bit_length())
 
 
-def forward_registers(dtype: torch.dtype, d: int) -> Optional[int]:
-    return FORWARD_REGISTERS.get(d) if dtype.itemsize == 2 else None
+def forward_registers(dtype: torch.dtype, d: int, window_size: int) -> Optional[int]:
+    return FORWARD_REGISTERS.get((d, window_size)) if dtype.itemsize == 2 else None
 
 
 def dot_precision(dtype: torch.dtype) -> str:
@@ -422,7 +422,7 @@ def window_attention_forward(
         ),
         _constants(v, num_heads, window_size),
         num_warps=check_num_warps(NUM_WARPS, _capability(v.device)),
-        maxnreg=forward_registers(v.dtype, C // num_heads),
+        maxnreg=forward_registers(v.dtype, C // num_heads, window_size),
     )  # fmt: skip
     return out
 

@@ -4,7 +4,9 @@
     python tests/kernels/compile_kernels.py 89 90       for these compute capabilities only
 
 One row for each kernel and compute capability: registers of a thread, bytes it spills, shared memory of a program, SASS
-instructions of a warp (in the attention kernels, which have no loop, that is what runs), and whether dots became wgmma.
+instructions of a warp (in the attention kernels, which have no loop, that is what runs; ragged and sized ones hold the
+code of whole windows and of others, and run one of them), whether dots became wgmma, and how many tensors the first
+loop carries from one turn to the next.
 """
 
 import csv
@@ -20,7 +22,7 @@ os.environ.pop("TRITON_INTERPRET", None)  # before Triton is imported
 
 import torch
 import triton
-from mmsema_kernels import depthwise_kernels, token_mean, window_attention
+from mmsema_kernels import depthwise_kernels, layer_norm_kernels, token_mean, window_attention
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -40,7 +42,8 @@ EPILOGUES = {
 # the kernels without the mean: name in the table, and the argument that is then None
 WINDOWS_ONLY = {"forward_windows": "mean", "backward_windows": "grad_mean"}
 FIELDS = ("kernel", "dtype", "precision", "head_dim", "window", "even", "rope", "sized", "capability")
-MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma")
+MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma", "carried")
+LAYER_NORM = {"layer_norm": "forward_kernel", "layer_norm_grad": "backward_kernel"}
 
 
 def configurations():
@@ -59,7 +62,7 @@ def configurations():
     for kernel in WINDOWS_ONLY:
         yield kernel, "bf16", "tf32", 32, 7, False, True, False
     for dtype in DTYPES:
-        for kernel in ("mean", *EPILOGUES, "depthwise_grad"):
+        for kernel in ("mean", *EPILOGUES, "depthwise_grad", *LAYER_NORM):
             yield kernel, dtype, "", "", "", "", "", False
 
 
@@ -75,12 +78,9 @@ def sized_configurations():
 
 
 def attention_source(kernel, dtype, precision, d, window, even, rope, sized):
-    forward = kernel.startswith("forward")
-    fn = window_attention.forward_kernel if forward else window_attention.backward_kernel
+    fn = window_attention.forward_kernel if kernel.startswith("forward") else window_attention.backward_kernel
     constants = dict(HEADS=HEADS, D=d, WINDOW=window, EVEN=even, PRECISION=precision)
     constants["TOKENS"] = window_attention.tile_tokens(window)
-    if forward:
-        constants["HEADS_PER_PROGRAM"] = window_attention.forward_heads(DTYPES[dtype], HEADS, d)
     if not rope:
         constants["rope"] = None
     if kernel in WINDOWS_ONLY:
@@ -106,18 +106,26 @@ def mean_source(dtype, sized):
 
 def depthwise_source(kernel, dtype, sized):
     C = HEADS * 32
-    constants = dict(C=C, BLOCK_C=depthwise_kernels.block_channels(C), COLS=depthwise_kernels.COLS)
+    constants = dict(C=C, BLOCK_C=depthwise_kernels.block_channels(C))
     if kernel == "depthwise_grad":
         fn = depthwise_kernels.grad_kernel
-        constants.update(ROWS=depthwise_kernels.GRAD_ROWS, RESIDUAL=True)
+        constants.update(ROWS=depthwise_kernels.GRAD_ROWS, COLS=depthwise_kernels.GRAD_COLS, RESIDUAL=True)
     else:
         fn = depthwise_kernels.forward_kernel
-        constants.update(ROWS=depthwise_kernels.FORWARD_ROWS, EPILOGUE=kernel)
+        constants.update(ROWS=depthwise_kernels.FORWARD_ROWS, COLS=depthwise_kernels.FORWARD_COLS, EPILOGUE=kernel)
         constants.update(dict.fromkeys(set(EPILOGUES["gate_grad"]) - set(EPILOGUES[kernel])))
     if not sized:
         constants["sizes"] = None
     types = dict.fromkeys(("x", "grad", "attention", "gate", "out", "grad_x", "grad_gate"), f"*{dtype}")
-    return fn, constants, dict(types, taps="*fp32", bias="*fp32", sums="*fp32", sizes="*i32")
+    return fn, constants, dict(types, weight="*fp32", bias="*fp32", sums="*fp32", sizes="*i32")
+
+
+def layer_norm_source(kernel, dtype):
+    C = HEADS * 32
+    rows, block = layer_norm_kernels.tile_shape(C)
+    types = dict.fromkeys(("x", "out", "grad", "grad_x"), f"*{dtype}")
+    types.update(weight="*fp32", bias="*fp32", sums="*fp32", eps="fp32")
+    return getattr(layer_norm_kernels, LAYER_NORM[kernel]), dict(C=C, ROWS=rows, BLOCK_C=block), types
 
 
 def compile_one(job):
@@ -126,6 +134,8 @@ def compile_one(job):
         fn, constants, types = mean_source(dtype, rest[-1])
     elif kernel in ("forward", "backward", *WINDOWS_ONLY):
         fn, constants, types = attention_source(kernel, dtype, *rest)
+    elif kernel in LAYER_NORM:
+        fn, constants, types = layer_norm_source(kernel, dtype)
     else:
         fn, constants, types = depthwise_source(kernel, dtype, rest[-1])
     signature = {n: "constexpr" if n in constants else types.get(n, "i32") for n in fn.arg_names}
@@ -141,14 +151,17 @@ def compile_one(job):
         num_warps = window_attention.NUM_WARPS
     elif kernel in ("backward", "backward_windows"):
         num_warps = window_attention.backward_warps(divmod(capability, 10), rest[1])
-    elif kernel == "depthwise_grad":
-        num_warps = depthwise_kernels.GRAD_WARPS
+    elif kernel in LAYER_NORM:
+        num_warps = layer_norm_kernels.NUM_WARPS
     else:
-        num_warps = depthwise_kernels.FORWARD_WARPS
+        num_warps = depthwise_kernels.NUM_WARPS
+    options = dict(num_warps=num_warps)
+    if kernel in ("forward", "forward_windows"):
+        options["maxnreg"] = window_attention.forward_registers(DTYPES[dtype], *rest[1:3])
     compiled = triton.compile(
         ASTSource(fn, signature, constants, attributes),
         target=GPUTarget("cuda", capability, 32),
-        options=dict(num_warps=num_warps),
+        options=options,
     )
     with tempfile.NamedTemporaryFile(suffix=".cubin") as cubin:
         cubin.write(compiled.asm["cubin"])
@@ -157,7 +170,17 @@ def compile_one(job):
         text = subprocess.run(dump, capture_output=True, text=True, check=True).stdout
     registers, stack = (int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK"))
     instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/ +(?!.*\bNOP\b).*;", text, re.M))
-    return (*job, registers, stack, compiled.metadata.shared, instructions, "wgmma" in compiled.asm["ptx"])
+    carried = re.search(r"scf\.for .*?iter_args\((.*?)\)", compiled.asm["ttir"])
+    wgmma = "wgmma" in compiled.asm["ptx"]
+    return (
+        *job,
+        registers,
+        stack,
+        compiled.metadata.shared,
+        instructions,
+        wgmma,
+        carried[1].count("=") if carried else 0,
+    )
 
 
 def main():

@@ -38,8 +38,22 @@ def compiled(request):
 
 
 def test_no_spills_in_16_bit(compiled):
-    spills = {key: row["spill_bytes"] for key, row in compiled[1].items() if row["spill_bytes"] != "0"}
-    assert not [key for key in spills if "fp32" not in key]
+    """Or next to none: a few where the launcher limits the registers on purpose, up to four in a backward."""
+    from mmsema_kernels.window_attention import FORWARD_REGISTERS
+
+    for key, row in compiled[1].items():
+        forward, backward = (row["kernel"].startswith(name) for name in ("forward", "backward"))
+        limited = forward and (int(row["head_dim"]), int(row["window"])) in FORWARD_REGISTERS
+        if row["dtype"] != "fp32":
+            assert int(row["spill_bytes"]) <= (96 if limited else 16 if backward else 0), key
+
+
+def test_loops_carry_what_they_change(compiled):
+    """Triton's front end leaves out what looks unchanged: of two variables that begin as one tensor, it lost one."""
+    carried = dict.fromkeys(("residual", "silu", "silu_grad", "gate", "gate_grad"), 5)
+    carried.update(depthwise_grad=18, mean=1, layer_norm_grad=2)
+    for key, row in compiled[1].items():
+        assert int(row["carried"]) == carried.get(row["kernel"], 0), key
 
 
 def test_no_wgmma_and_shared_memory_fits(compiled):
