@@ -1,4 +1,7 @@
-"""Timing against what else computes the same thing; ``report <- timing <- operators, backbones, gpu_checks <- run``."""
+"""Timing against what else computes the same thing.
+
+``report <- timing <- operators, backbones, detector, gpu_checks, sweep <- run``
+"""
 
 from .run import run
 

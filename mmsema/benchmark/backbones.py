@@ -3,7 +3,7 @@
 import time
 from contextlib import nullcontext
 from functools import partial
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, ContextManager, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from mmsema_kernels import use_backend
@@ -60,11 +60,11 @@ def builders(device: str) -> Dict[str, Callable[[int, int], nn.Module]]:
     return result
 
 
-def parity(model: nn.Module, x: torch.Tensor, precision: Callable[[], object]) -> str:
-    """Empty where SEMA gives what PyTorch's path gives in float32 on the same images; else what is wrong."""
+def parity(model: nn.Module, eager: nn.Module, x: torch.Tensor, precision: Callable[[], ContextManager]) -> str:
+    """Empty where a model gives what ``eager`` gives in float32 on PyTorch's path for the same images; else why not."""
     with torch.no_grad():
         with use_backend("torch"):
-            expected = model.backbone(x)
+            expected = eager(x)
         with precision():
             actual = model(x)
     error = relative_error(actual, expected)
@@ -81,15 +81,15 @@ def time_models(
     report: Report,
     rounds: int,
     backward: bool,
-    graph: bool = False,
+    how: str = "eager",
 ) -> None:
     """All backbones on the same images, one after the other in every round; in bfloat16 autocast on a GPU.
 
-    With ``graph`` each step is one CUDA graph: the device's time without the host's, which launches one kernel after
-    the other and is often slower than they are.
+    ``how`` is "eager"; "graph", where each step is one CUDA graph: the device's time without the host's, which launches
+    one kernel after the other and is often slower than they are; or "compiled", by torch.compile for these images.
     """
     device, dtype = report.device, torch.float32
-    precision: Callable[[], object] = nullcontext
+    precision: Callable[[], ContextManager] = nullcontext
     if device == "cuda":
         dtype, precision = torch.bfloat16, partial(torch.autocast, "cuda", torch.bfloat16)
     x, shape = torch.randn(batch, 3, H, W, device=device), f"{batch}x3x{H}x{W}"
@@ -99,7 +99,12 @@ def time_models(
         try:
             model = builders(device)[name](H, W).to(device)
             model.eval()  # mmdet's Swin returns None
-            row.note = parity(model, x[:1], precision) if name.startswith("SEMA") else ""
+            eager = model.backbone if isinstance(model, OnKernel) else model
+            if how == "compiled":  # without OnKernel, which changes os.environ: on the default backend
+                model = torch.compile(eager, dynamic=False)
+                row.note = parity(model, eager, x, precision)
+            elif name.startswith("SEMA"):
+                row.note = parity(model, eager, x[:1], precision)
         except Exception as error:
             row.note = f"not run: {reason(error)}"
         if row.note:
@@ -123,26 +128,34 @@ def time_models(
         for name, model in models.items():
             try:  # the largest may not fit
                 memory[name] = peak_memory(partial(call, model))
-                calls[name] = [captured([partial(call, model)]) if graph else partial(call, model)]
+                calls[name] = [captured([partial(call, model)]) if how == "graph" else partial(call, model)]
             except Exception as error:
                 report.add(Row(part, op, name, shape, str(dtype)[6:], note=f"FAILED: {reason(error)}"))
         began = time.process_time()
         taken = times(calls, device, rounds)
         share = (time.process_time() - began) / max(sum(map(sum, taken.values())) / 1e3, 1e-9)
         for name, milliseconds in taken.items():
-            row = Row(part, op + ", graph" * graph, name, shape, str(dtype)[6:], memory_mb=memory[name])
+            title = op if how == "eager" else f"{op}, {how}"
+            row = Row(part, title, name, shape, str(dtype)[6:], memory_mb=memory[name])
             row.note = f"processors busy: {share:.2f} of {torch.get_num_threads()}" if device == "cpu" else ""
             report.add(measured(row, milliseconds))
 
 
-def _run(part: str, settings: Sequence[tuple], names: Sequence[str], report: Report, backward: bool) -> None:
+def _run(
+    part: str,
+    settings: Sequence[tuple],
+    names: Sequence[str],
+    report: Report,
+    backward: bool,
+    ways: Sequence[str] = ("eager",),
+) -> None:
     for *size, rounds in settings:
-        for graph in (False, True)[: 1 + (report.device == "cuda")]:
+        for how in ways:
             if report.out_of_time():
                 report.add(Row(part, "", "", "", "", note="the rest of this part was not run: out of time"))
                 return
             try:
-                time_models(part, names, *size, report, rounds, backward, graph)
+                time_models(part, names, *size, report, rounds, backward, how)
             except Exception as error:
                 report.add(Row(part, "", "", "x".join(map(str, size)), "", note=f"FAILED: {reason(error)}"))
             if report.device == "cuda":
@@ -155,11 +168,18 @@ def backbones(report: Report) -> None:
         _run("backbone", [(4, 224, 224, 9), (1, 800, 1344, 5)], ["SEMA-T", "MILA-T", "Swin-T (mmdet)"], report, False)
         return
     settings = [(128, 224, 224, 10), (2, 800, 1333, 10), (16, 800, 1333, 5), (1, 2048, 2048, 10)]
-    _run("backbone", settings, list(builders("cuda")), report, True)
+    _run("backbone", settings, list(builders("cuda")), report, True, ("eager", "graph"))
 
 
 def scaling(report: Report) -> None:
     """One image of growing size: linear in the number of pixels or not."""
     sides = (128, 256, 512) if report.device == "cpu" else (512, 1024, 2048, 3072, 4096)
-    names = ["SEMA-T", "MILA-T", "Swin-T (mmdet)", "ConvNeXt-T (timm)"]
-    _run("scaling", [(1, side, side, 5) for side in sides], names[: 2 if report.device == "cpu" else 4], report, False)
+    names = ["SEMA-T", "MILA-T", "Swin-T (mmdet)", "ConvNeXt-T (timm)"][: 2 if report.device == "cpu" else 4]
+    ways = ("eager", "graph")[: 1 if report.device == "cpu" else 2]
+    _run("scaling", [(1, side, side, 5) for side in sides], names, report, False, ways)
+
+
+def compiled(report: Report) -> None:
+    """Images of 224 x 224 through compiled backbones, one model after the other: compiling takes a minute or more."""
+    for name in ("SEMA-T", "MILA-T", "Swin-T (timm)", "ConvNeXt-T (timm)"):
+        _run("compiled", [(128, 224, 224, 10)], [name], report, True, ("compiled",))

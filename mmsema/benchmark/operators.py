@@ -164,20 +164,19 @@ def natten(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return _add_mean(na2d(q, k, v, kernel_size=WINDOW, stride=WINDOW), v)
 
 
-def attention_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: str, peers: bool) -> Case:
+def attention_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: str, compiled: bool) -> Case:
+    """With ``compiled`` also against FlexAttention and PyTorch's path compiled, which are compiled for minutes."""
     heads = C // 32
     shape = (batch, H, W, heads, 32)
     candidates = {"torch": partial(sema_attention, backend="torch")}
     if device == "cuda":
         candidates = {"triton": partial(sema_attention, backend="triton"), **candidates}
     candidates[f"padded SDPA ({sdpa_backend(shape, dtype, device)})"] = padded_sdpa
-    if peers:
-        if device == "cuda":  # on the CPU it has no backward
-            candidates["FlexAttention"] = flex
-        if H % WINDOW == 0 and W % WINDOW == 0:
-            candidates["NATTEN"] = natten
-        if device == "cuda":
-            candidates["torch, compiled"] = torch.compile(partial(sema_attention, backend="torch"), dynamic=False)
+    if H % WINDOW == 0 and W % WINDOW == 0:
+        candidates["NATTEN"] = natten
+    if compiled:
+        candidates["FlexAttention"] = flex
+        candidates["torch, compiled"] = torch.compile(partial(sema_attention, backend="torch"), dynamic=False)
     n, U = batch * H * W, batch * H * W * C * dtype.itemsize
     return Case(
         "kernels", "attention", f"{batch}x{H}x{W}x{C}",
@@ -191,7 +190,7 @@ def attention_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, devic
 
 def rope_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: str) -> Case:
     """Attention as the block runs it. Peers have no RoPE of this kind."""
-    case = attention_case(batch, H, W, C, dtype, device, peers=False)
+    case = attention_case(batch, H, W, C, dtype, device, compiled=False)
     rope = rope_table(WINDOW, C, device)
     case.op = "attention with RoPE"
     case.truth = partial(sema_attention, rope=rope, backend="torch")
@@ -202,7 +201,7 @@ def rope_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: st
 
 def windows_case(batch: int, H: int, W: int, C: int, dtype: torch.dtype, device: str) -> Case:
     """Attention without the mean: what it takes to read v once more is the difference."""
-    case = attention_case(batch, H, W, C, dtype, device, peers=False)
+    case = attention_case(batch, H, W, C, dtype, device, compiled=False)
     case.op = "window attention"
     case.truth = partial(sema_attention, mean=False, backend="torch")
     names = ("triton", "torch") if device == "cuda" else ("torch",)
@@ -287,18 +286,18 @@ def _run(cases: Sequence[Callable[[], Case]], report: Report, rounds: int) -> No
 
 
 def kernels(report: Report) -> None:
-    """The operators alone, at every stage of every setting."""
+    """The operators alone, at every stage of every setting: the first stages first, other dtypes than bfloat16 last."""
     if report.device == "cpu":
         shapes, dtypes, rounds = [(1, 21, 28, 64), (1, 25, 42, 64)], [torch.float32], 5
     else:
         shapes = [(b, -(-H >> i), -(-W >> i), 64 << i) for i in range(4) for b, H, W in FIRST_STAGES]
         dtypes, rounds = [torch.bfloat16, torch.float16, torch.float32], 30
     cases: List[Callable[[], Case]] = []
-    for shape in shapes:
-        for dtype in dtypes if shape in shapes[:2] else dtypes[:1]:
+    for dtype in dtypes:
+        for shape in shapes if dtype == dtypes[0] else shapes[:2]:
             at = (*shape, dtype, report.device)
-            peers = report.device == "cpu" or (shape in shapes[:4] and dtype == dtypes[0])
-            cases += [partial(attention_case, *at, peers), partial(windows_case, *at), partial(rope_case, *at)]
+            compiled = report.device == "cuda" and (shape, dtype) == (shapes[0], dtypes[0])
+            cases += [partial(attention_case, *at, compiled), partial(windows_case, *at), partial(rope_case, *at)]
             cases += [partial(depthwise_case, op, *at) for op in (depthwise_residual, depthwise_silu, lepe_gate)]
             cases += [partial(layer_norm_case, *at)]
     _run(cases, report, rounds)

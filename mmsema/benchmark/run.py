@@ -1,13 +1,15 @@
-"""Run the parts of a benchmark: what must hold first, then operators, blocks, backbones, and the machine's ceilings."""
+"""Run the parts of a benchmark: what must hold first, then operators, blocks, backbones, detectors, constants."""
 
 from pathlib import Path
 from typing import List, Sequence
 
 import torch
 
-from . import backbones, gpu_checks, operators
+from . import backbones, detector, gpu_checks, operators, sweep
 from .report import Report, Row, reason
 from .timing import measured, times
+
+ON_CUDA_ONLY = ("checks", "compiled", "detector", "sweep")
 
 
 def ceilings(report: Report) -> None:
@@ -35,8 +37,14 @@ def run(preset: str, parts: Sequence[str], folder: Path, minutes: float) -> List
         backbone=backbones.backbones,
         scaling=backbones.scaling,
         ceilings=ceilings,
+        compiled=backbones.compiled,
+        detector=detector.detector,
+        sweep=sweep.sweep,
     )
     for part in parts:
+        if report.device == "cpu" and part in ON_CUDA_ONLY:
+            report.add(Row(part, "", "", "", "", note="not run: needs a CUDA device"))
+            continue
         if report.out_of_time():
             report.add(Row(part, "", "", "", "", note="not run: out of time"))
             continue

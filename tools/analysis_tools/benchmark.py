@@ -8,7 +8,7 @@ Writes benchmark.csv and roofline.png into the folder. docs/performance.md says 
 import argparse
 from pathlib import Path
 
-PARTS = ("checks", "kernels", "block", "backbone", "scaling", "ceilings")
+PARTS = ("checks", "kernels", "block", "backbone", "scaling", "ceilings", "compiled", "detector", "sweep")
 
 
 def main() -> None:
