@@ -53,9 +53,9 @@ def sweeps(B: int, H: int, W: int, C: int, device: str) -> List[Sweep]:
     weight, bias = torch.randn(C, 1, 3, 3, device=device), torch.randn(C, device=device)
     forward: Dict[str, Constants] = {
         f"warps {warps}, registers {registers or 'unlimited'}": dict(
-            NUM_WARPS=warps, FORWARD_REGISTERS={d: registers} if registers else {}
+            NUM_WARPS=warps, FORWARD_REGISTERS={(d, WINDOW): registers} if registers else {}
         )
-        for registers in (window_attention.FORWARD_REGISTERS.get(d), None, 96, 80, 72)
+        for registers in (window_attention.FORWARD_REGISTERS.get((d, WINDOW)), None, 96, 80, 72)
         for warps in (window_attention.NUM_WARPS, 2, 1)
     }
     backward: Dict[str, Constants] = {

@@ -171,7 +171,7 @@ def test_a_sweep_in_the_interpreter(report, monkeypatch):
         assert [(row.op, row.candidate) for row in report.rows[-2:] if row.ms] == [(each.op, name) for name in ends]
         for constants in each.candidates.values():
             assert all(hasattr(each.module, name) for name in constants)
-    assert len(sweeps) == 8 and seen == {window_attention.FORWARD_REGISTERS[32], 72}
+    assert len(sweeps) == 8 and seen == {window_attention.FORWARD_REGISTERS[32, 7], 72}
 
 
 @pytest.mark.slow
