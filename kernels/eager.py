@@ -19,7 +19,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Softmax attention, (N, heads, t, d) each."""
     if len(q) > MOST_WINDOWS:
         parts = zip(*(t.split(MOST_WINDOWS) for t in (q, k, v)), strict=True)
-        return torch.cat([_attend(*part, scale) for part in parts])
+        return torch.cat([_attend(q, k, v, scale) for q, k, v in parts])
     half = q.dtype in (torch.float16, torch.bfloat16)
     if half and q.device.type == "cpu" and torch.is_grad_enabled():
         # on the CPU, the backward of scaled_dot_product_attention in half precision is 5 to 7 times slower than this
