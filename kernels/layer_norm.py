@@ -40,10 +40,10 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
         return _LayerNorm.apply(x, weight, bias, eps)
     if name == "reference":
         wide = torch.promote_types(x.dtype, torch.float32)
-        centred = x.to(wide) - x.to(wide).mean(-1, keepdim=True)
-        y = centred * torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps) * weight + bias
-        return autocast(y.to(x.dtype))[0]
-    return autocast(F.layer_norm(x, (C,), weight, bias, eps))[0]
+        y = F.layer_norm(x.to(wide), (C,), weight.to(wide), bias.to(wide), eps).to(x.dtype)
+    else:
+        y = F.layer_norm(x, (C,), weight, bias, eps)
+    return autocast(y)[0]
 
 
 def _why_not_triton(x: Tensor) -> str:
