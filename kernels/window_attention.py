@@ -24,7 +24,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 # registers and spills of compiled kernels (tests/kernels/compiled_kernels.csv) and, with 32 channels on 9.0, by timing.
 NUM_WARPS = 2
 BACKWARD_WARPS = {(8, 64): 4}
-# (head dim, window size) -> registers a thread of the forward may use in 16 bits: with fewer, more programs run at once.
+# (head dim, window size) -> registers a thread of the forward may use in 16 bits: with fewer, more programs run.
 # The fastest on an NVIDIA H200 of what docs/performance.md lists; 72 and less are spilled too often.
 FORWARD_REGISTERS = {(32, 7): 80}
 

@@ -148,6 +148,11 @@ def _masked_batch_norm(norm: _BatchNorm, x: Tensor, sizes: Tensor) -> Tensor:
     return torch.where(real, centred * scale[:, None, None] + norm.bias[:, None, None], 0).to(x.dtype)
 
 
+def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A 1x1 convolution of a map (B, C, H, W) as one matrix product; cuDNN would add the bias in a pass of its own."""
+    return F.linear(x.permute(0, 2, 3, 1), conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
+
+
 class Layers(nn.Sequential):
     """Convolutions, BatchNorm and ReLU in a row, on maps (B, C, H, W) that are 0 outside the pictures.
 
@@ -167,8 +172,7 @@ class Layers(nn.Sequential):
                 else:
                     x = zero_outside(x, sizes, height_dim=2)
             if x.is_cuda and isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1):
-                # the same product, but cuDNN adds the bias in a pass of its own
-                x = F.linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
+                x = pointwise(layer, x)
                 continue
             x = layer(x)
         return x

@@ -12,7 +12,7 @@ from old_torch import needs_compiler
 from mmsema import MILA, SEMA
 from mmsema.models import padding
 from mmsema.models.mixers import AVERAGES, MIXERS
-from mmsema.models.padding import batch_norm, find_sizes
+from mmsema.models.padding import batch_norm, find_sizes, pointwise
 from mmsema.models.sema import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -348,3 +348,19 @@ def test_full_batches_train_as_before():
         sum(out.square().mean() for out in model(x)).backward()
         results.append([*(p.grad for p in model.parameters()), *model.buffers()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_1x1_convolution_is_a_product(bias):
+    """What CUDA runs in its place gives the same map, in the same memory format, and the same gradients."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(8, 12, 1, bias=bias)
+    x = torch.randn(2, 8, 5, 7).contiguous(memory_format=torch.channels_last).requires_grad_()
+    grad = torch.randn(2, 12, 5, 7)
+    results = []
+    for run in (conv, partial(pointwise, conv)):
+        out = run(x)
+        assert out.is_contiguous(memory_format=torch.channels_last)
+        results.append([out, *torch.autograd.grad(out, [x, *conv.parameters()], grad)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
