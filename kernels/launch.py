@@ -47,6 +47,11 @@ def is_exporting() -> bool:
     return torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or bool(exporting and exporting())
 
 
+def asked_for(requested: Optional[str]) -> str:
+    """The backend that the argument names, else the environment variable; "auto" where neither does."""
+    return os.environ.get(ENVIRONMENT_VARIABLE, "auto") if requested is None else requested
+
+
 def choose_backend(requested: Optional[str], device: torch.device, why_not_triton: Callable[[], str]) -> str:
     """The backend asked for by argument, else by the environment variable; "auto" is Triton on CUDA where it can run.
 
@@ -54,9 +59,7 @@ def choose_backend(requested: Optional[str], device: torch.device, why_not_trito
     ``why_not_triton`` says why the kernels cannot take the arguments; empty if they can. A backend asked for by name
     either runs or raises.
     """
-    source, name = "backend", requested
-    if name is None:
-        source, name = ENVIRONMENT_VARIABLE, os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    source, name = ("backend", requested) if requested is not None else (ENVIRONMENT_VARIABLE, asked_for(None))
     if name == "auto":
         if is_exporting():
             return "padded"
@@ -93,15 +96,18 @@ def use_backend(name: str) -> Iterator[None]:
             os.environ[ENVIRONMENT_VARIABLE] = before
 
 
+def autocast_dtype(device: str) -> Optional[torch.dtype]:
+    """Autocast's dtype on a type of device, None where it is off."""
+    if hasattr(torch, "get_autocast_dtype"):
+        return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    if device == "cpu":  # torch 2.1 to 2.3
+        return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
+    return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+
+
 def autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
     """Cast to autocast's dtype where it is on."""
-    device = maps[0].device.type
-    if hasattr(torch, "get_autocast_dtype"):
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    elif device == "cpu":  # torch 2.1 to 2.3
-        dtype = torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-    else:
-        dtype = torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    dtype = autocast_dtype(maps[0].device.type)
     return maps if dtype is None else tuple(t.to(dtype) for t in maps)
 
 
@@ -136,7 +142,7 @@ class Launcher:
         from triton import __version__
 
         version = ".".join(__version__.split(".")[:2])
-        self.direct = version in self.DIRECT and hasattr(kernel, "warmup") and os.environ.get("TRITON_INTERPRET") != "1"
+        self.direct = version in self.DIRECT and os.environ.get("TRITON_INTERPRET") != "1"
 
     def __call__(
         self, grid: Tuple[int, int, int], arguments: tuple, constants: tuple, **options: Optional[int]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .launch import autocast, choose_backend, no_triton_on, register
+from .launch import asked_for, autocast_dtype, choose_backend, no_triton_on, register
 
 MOST_CHANNELS = 4096
 _is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # since torch 2.3
@@ -35,15 +35,15 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
         raise ValueError(f"weight and bias must have shape ({C},), x's last dimension, got "
                          f"{tuple(weight.shape)} and {tuple(bias.shape)}")  # fmt: skip
     name = choose_backend(backend, x.device, lambda: _why_not_triton(x))
-    if name == "triton" and not (backend is None and _is_compiling()):
-        (x,) = autocast(x)
-        return _LayerNorm.apply(x, weight, bias, eps)
+    dtype = autocast_dtype(x.device.type) or x.dtype
+    if name == "triton" and not (asked_for(backend) == "auto" and _is_compiling()):
+        return _LayerNorm.apply(x, weight, bias, eps, dtype)
     if name == "reference":
         wide = torch.promote_types(x.dtype, torch.float32)
         y = F.layer_norm(x.to(wide), (C,), weight.to(wide), bias.to(wide), eps).to(x.dtype)
     else:
         y = F.layer_norm(x, (C,), weight, bias, eps)
-    return autocast(y)[0]
+    return y.to(dtype)
 
 
 def _why_not_triton(x: Tensor) -> str:
@@ -58,10 +58,10 @@ def _why_not_triton(x: Tensor) -> str:
     return reason
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def _forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     from .layer_norm_kernels import forward
 
-    return forward(x, weight, bias, eps)
+    return forward(x, weight, bias, eps, dtype)
 
 
 def _backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float):
@@ -70,15 +70,17 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, eps: float):
     return backward(grad, x, weight, eps)
 
 
-def _fake_forward(x, weight, bias, eps):
-    return x.new_empty(x.shape)
+def _fake_forward(x, weight, bias, eps, dtype):
+    return x.new_empty(x.shape, dtype=dtype)
 
 
 def _fake_backward(grad, x, weight, eps):
     return x.new_empty(x.shape), x.new_empty(2 * x.shape[-1], dtype=torch.float32)
 
 
-register("layer_norm(Tensor x, Tensor weight, Tensor bias, float eps) -> Tensor", _forward, _fake_forward)
+register(
+    "layer_norm(Tensor x, Tensor weight, Tensor bias, float eps, ScalarType dtype) -> Tensor", _forward, _fake_forward
+)
 register(
     "layer_norm_backward(Tensor grad, Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)",
     _backward,
@@ -90,10 +92,10 @@ class _LayerNorm(torch.autograd.Function):
     """Saves its inputs only: mean and variance are computed again in backward, where x is read anyway."""
 
     @staticmethod
-    def forward(ctx, x, weight, bias, eps):
+    def forward(ctx, x, weight, bias, eps, dtype):
         ctx.save_for_backward(x, weight, bias)
         ctx.eps = eps
-        return torch.ops.mmsema.layer_norm(x, weight, bias, eps)
+        return torch.ops.mmsema.layer_norm(x, weight, bias, eps, dtype)
 
     @staticmethod
     @once_differentiable
@@ -101,4 +103,4 @@ class _LayerNorm(torch.autograd.Function):
         x, weight, bias = ctx.saved_tensors
         grad_x, sums = torch.ops.mmsema.layer_norm_backward(grad, x, weight, ctx.eps)
         grad_weight, grad_bias = sums.chunk(2)
-        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None
+        return grad_x, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), None, None

@@ -97,10 +97,10 @@ def tile_shape(C: int) -> Tuple[int, int]:
     return max(1, TILE // block), block
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """(..., C) -> (..., C), contiguous."""
+def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """(..., C) -> (..., C), contiguous, of ``dtype``."""
     C = x.shape[-1]
-    out = x.new_empty(x.shape)
+    out = x.new_empty(x.shape, dtype=dtype)
     tokens = x.numel() // C
     if tokens:
         rows, block = tile_shape(C)

@@ -105,7 +105,7 @@ def sweeps(B: int, H: int, W: int, C: int, device: str) -> List[Sweep]:
         ),
         Sweep(
             "layer_norm forward", 2, layer_norm_kernels, tiles,
-            lambda q, k, v, grad: [layer_norm_kernels.forward(v, bias, bias, 1e-5)],
+            lambda q, k, v, grad: [layer_norm_kernels.forward(v, bias, bias, 1e-5, v.dtype)],
         ),
         Sweep(
             "layer_norm backward", 3, layer_norm_kernels, tiles,

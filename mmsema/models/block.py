@@ -13,9 +13,6 @@ from .mixers import Mixer
 class LayerNorm(nn.LayerNorm):
     """``nn.LayerNorm(channels)`` by this project's kernels where they run; of autocast's dtype where that is on."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels)
-
     def forward(self, x: Tensor) -> Tensor:
         return layer_norm(x, self.weight, self.bias, self.eps)
 

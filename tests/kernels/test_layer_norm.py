@@ -104,7 +104,7 @@ def test_autocast_gives_its_dtype(backend):
 def test_operators_pass_opcheck():
     (x, weight, bias), grad = random_inputs((2, 3, 16))
     x, weight, bias = (t.detach() for t in (x, weight, bias))
-    opcheck(torch.ops.mmsema.layer_norm.default, (x, weight, bias, 1e-5))
+    opcheck(torch.ops.mmsema.layer_norm.default, (x, weight, bias, 1e-5, torch.float16))
     opcheck(torch.ops.mmsema.layer_norm_backward.default, (grad, x, weight, 1e-5))
 
 
@@ -139,3 +139,24 @@ def test_the_backbone_runs_it():
     x = torch.randn(2, 3, 3, 16)
     assert isinstance(norm, nn.LayerNorm)  # what the hosts exempt from weight decay
     torch.testing.assert_close(norm(x), F.layer_norm(x, (16,), norm.weight, norm.bias), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_autocast_rounds_the_result_and_not_what_comes_in(backend):
+    """Of 1000 and a little, float16 keeps next to nothing of the little."""
+    (x, weight, bias), _ = random_inputs((4, 64))
+    x = x.detach() * 0.1 + 1e3
+    with torch.autocast(DEVICE, torch.float16):
+        actual = layer_norm(x, weight, bias, backend=backend)
+    assert actual.dtype == torch.float16
+    torch.testing.assert_close(actual.double(), definition(x, weight, bias), rtol=2e-3, atol=2e-3)
+
+
+def test_a_backend_named_by_the_environment_runs_in_compiled_graphs(monkeypatch):
+    """Only "auto" leaves it to the compiler."""
+    monkeypatch.setenv("MMSEMA_KERNEL", "triton")
+    inputs, _ = random_inputs((2, 3, 16))
+    torch._dynamo.reset()
+    graphs = []
+    torch.compile(layer_norm, backend=lambda graph, _: graphs.append(str(graph.graph)) or graph.forward)(*inputs)
+    assert "mmsema" in graphs[0] or "_LayerNorm" in graphs[0] or "autograd_function" in graphs[0]
