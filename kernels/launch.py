@@ -16,6 +16,11 @@ BACKENDS = ("triton", "torch", "padded", "reference")
 ENVIRONMENT_VARIABLE = "MMSEMA_KERNEL"
 OLDEST_TRITON = (3, 2)
 
+is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # since torch 2.3
+
+# what use_backend names; compiled graphs are guarded by it, which by a variable that is not set they are not
+_in_use: Optional[str] = None
+
 _library = torch.library.Library("mmsema", "FRAGMENT")
 
 
@@ -48,18 +53,19 @@ def is_exporting() -> bool:
 
 
 def asked_for(requested: Optional[str]) -> str:
-    """The backend that the argument names, else the environment variable; "auto" where neither does."""
-    return os.environ.get(ENVIRONMENT_VARIABLE, "auto") if requested is None else requested
+    """The backend that the argument names, else :func:`use_backend`, else the environment variable, else "auto"."""
+    return requested or _in_use or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
 
 
 def choose_backend(requested: Optional[str], device: torch.device, why_not_triton: Callable[[], str]) -> str:
-    """The backend asked for by argument, else by the environment variable; "auto" is Triton on CUDA where it can run.
+    """The backend that is asked for, see :func:`asked_for`; "auto" is Triton on CUDA where it can run.
 
     While a model is exported or traced, "auto" is "padded", whose graph holds for every size.
     ``why_not_triton`` says why the kernels cannot take the arguments; empty if they can. A backend asked for by name
     either runs or raises.
     """
-    source, name = ("backend", requested) if requested is not None else (ENVIRONMENT_VARIABLE, asked_for(None))
+    source = "backend" if requested else "use_backend" if _in_use else ENVIRONMENT_VARIABLE
+    name = asked_for(requested)
     if name == "auto":
         if is_exporting():
             return "padded"
@@ -79,21 +85,21 @@ def use_backend(name: str) -> Iterator[None]:
         with use_backend("reference"):
             out = model(images)
 
-    It sets the environment variable MMSEMA_KERNEL, so it holds for the whole process; ``backend=`` goes first.
+    It holds for the whole process, all its threads and models that are compiled already. ``backend=`` goes before it,
+    and it before the environment variable MMSEMA_KERNEL. (That one a compiled model looks at only if it was set when
+    the model was compiled.)
 
     Raises:
         ValueError: there is no such backend.
     """
     if name not in ("auto", *BACKENDS):
         raise ValueError(f"name must be one of {('auto', *BACKENDS)}, got {name!r}")
-    before = os.environ.get(ENVIRONMENT_VARIABLE)
-    os.environ[ENVIRONMENT_VARIABLE] = name
+    global _in_use
+    before, _in_use = _in_use, name
     try:
         yield
     finally:
-        os.environ.pop(ENVIRONMENT_VARIABLE)
-        if before is not None:
-            os.environ[ENVIRONMENT_VARIABLE] = before
+        _in_use = before
 
 
 def autocast_dtype(device: str) -> Optional[torch.dtype]:
@@ -106,9 +112,9 @@ def autocast_dtype(device: str) -> Optional[torch.dtype]:
 
 
 def autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
-    """Cast to autocast's dtype where it is on."""
+    """Cast to autocast's dtype where it is on; float64 stays, as with PyTorch's own operators."""
     dtype = autocast_dtype(maps[0].device.type)
-    return maps if dtype is None else tuple(t.to(dtype) for t in maps)
+    return maps if dtype is None else tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in maps)
 
 
 def _on_device_of(x: Tensor) -> ContextManager:

@@ -7,10 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .launch import asked_for, autocast_dtype, choose_backend, no_triton_on, register
+from .launch import asked_for, autocast_dtype, choose_backend, is_compiling, no_triton_on, register
 
 MOST_CHANNELS = 4096
-_is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # since torch 2.3
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, backend: Optional[str] = None) -> Tensor:
@@ -18,12 +17,12 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
 
         y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias        over the last dimension, var biased
 
-    Sums run in float32 or wider. Under autocast the result is of autocast's dtype, which is what the layers that read
-    it would make of it: ``F.layer_norm`` gives float32 there, and each of them casts it again.
+    Sums run in float32 or wider. Under autocast the result is of autocast's dtype (float64 stays), which is what the
+    layers that read it would make of it: ``F.layer_norm`` gives float32 there, and each of them casts it again.
 
     Args:
         x: (..., C), float16, bfloat16, float32 or float64.
-        weight, bias: (C), of x's dtype or wider.
+        weight, bias: (C), of x's dtype, or float32 for an x of 16 bits.
         eps: what is added to the variance.
         backend: as in :func:`mmsema_kernels.sema_attention`. In compiled graphs "auto" leaves it to the compiler.
 
@@ -35,8 +34,8 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
         raise ValueError(f"weight and bias must have shape ({C},), x's last dimension, got "
                          f"{tuple(weight.shape)} and {tuple(bias.shape)}")  # fmt: skip
     name = choose_backend(backend, x.device, lambda: _why_not_triton(x))
-    dtype = autocast_dtype(x.device.type) or x.dtype
-    if name == "triton" and not (asked_for(backend) == "auto" and _is_compiling()):
+    dtype = (x.dtype != torch.float64 and autocast_dtype(x.device.type)) or x.dtype
+    if name == "triton" and not (asked_for(backend) == "auto" and is_compiling()):
         return _LayerNorm.apply(x, weight, bias, eps, dtype)
     if name == "reference":
         wide = torch.promote_types(x.dtype, torch.float32)

@@ -57,8 +57,11 @@ def sema_attention_padded(
         cos_sin = expand_rope_table(rope, window_size, window_size).flatten(1, 2)  # (2, t, C/2)
         q, k = apply_rope(q, cos_sin), apply_rope(k, cos_sin)
     q, k, values = (t.unflatten(-1, (heads, d)).transpose(2, 3) for t in (q, k, values))  # (B, windows, heads, t, d)
-    scores = (q @ k.transpose(-2, -1) * scale).masked_fill(~mask, -torch.inf)
-    local = (scores.softmax(-1) @ values).transpose(2, 3).contiguous().flatten(1, 2)  # (B, windows * t, heads, d)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    scores = (q.to(wide) * scale @ k.to(wide).transpose(-2, -1)).masked_fill(~mask, -torch.inf)
+    local = (
+        (scores.softmax(-1).to(values.dtype) @ values).transpose(2, 3).contiguous().flatten(1, 2)
+    )  # (B, windows * t, heads, d)
     out = local[:, places]
     if mean:
         out = out + mean_tokens(v, sizes)

@@ -10,8 +10,9 @@ from typing import Union
 import torch
 from torch import Tensor
 
+from .launch import is_compiling
+
 ROPE_BASE = 10000.0
-_is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # since torch 2.3
 
 
 def rope_table(positions: int, channels: int, device: Union[torch.device, str, None] = None) -> Tensor:
@@ -51,7 +52,7 @@ def apply_rope(x: Tensor, cos_sin: Tensor) -> Tensor:
     """Rotate the channel pairs of ``x`` (..., C) by ``cos_sin`` (2, ..., C/2); computed in float32 or wider."""
     pairs = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2))
     cos, sin = cos_sin.to(pairs.dtype)
-    if _is_compiling() or torch.jit.is_tracing():  # neither Inductor nor ONNX has complex numbers
+    if is_compiling() or torch.jit.is_tracing():  # neither Inductor nor ONNX has complex numbers
         even, odd = pairs.unbind(-1)
         rotated = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     else:  # one pass instead of six

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_is_compiling = getattr(torch.compiler, "is_compiling", lambda: False)  # since torch 2.3
+from .launch import is_compiling
 
 
 def can_read(sizes: Tensor) -> bool:
     """Whether the numbers can be read without waiting for a device and without fixing them in a graph."""
-    return sizes.device.type == "cpu" and not _is_compiling() and not torch.jit.is_tracing()
+    return sizes.device.type == "cpu" and not is_compiling() and not torch.jit.is_tracing()
 
 
 def check_sizes(sizes: Optional[Tensor], x: Tensor) -> None:

@@ -45,7 +45,7 @@ def mean_kernel(
         h = tl.load(sizes + 2 * batch)
         w = tl.load(sizes + 2 * batch + 1)
     if MASK:
-        tokens = h * W
+        tokens = tl.minimum(h * W, tokens)  # sizes beyond the map read nothing beyond it
     count = tl.minimum(chunk, tokens - start)  # below 0 for a chunk past the picture's last row
     total = tl.zeros((BLOCK_TOKENS, BLOCK_CHANNELS), tl.float32)
     for first in range(0, count, BLOCK_TOKENS):

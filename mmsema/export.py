@@ -163,6 +163,11 @@ def load(out: PathLike, format: str) -> Callable[[Tensor], Union[Tensor, Tuple[T
     return lambda image: tuple(torch.from_numpy(a) for a in session.run(None, {"image": image.numpy()}))
 
 
+def _largest(outputs: Sequence[Tensor]) -> float:
+    """The largest absolute value; not a number where one of them is none, which Python's max would pass over."""
+    return torch.stack([t.abs().max() for t in outputs]).max().item()
+
+
 def compare(module: nn.Module, out: PathLike, format: str, shapes: Sequence[Tuple[int, ...]] = CHECKED) -> List[Parity]:
     """Run the file and ``module`` on normally distributed pictures of every shape; reads the file again for that."""
     run, rows = load(out, format), []
@@ -173,6 +178,5 @@ def compare(module: nn.Module, out: PathLike, format: str, shapes: Sequence[Tupl
         for expected, actual in zip(*pairs, strict=True):
             if expected.shape != actual.shape:
                 raise ValueError(f"for {shape} the file gives {tuple(actual.shape)}, the model {tuple(expected.shape)}")
-        largest = max(t.abs().max().item() for t in pairs[0])
-        rows.append(Parity(shape, largest, max((a - b).abs().max().item() for a, b in zip(*pairs, strict=True))))
+        rows.append(Parity(shape, _largest(pairs[0]), _largest([a - b for a, b in zip(*pairs, strict=True)])))
     return rows

@@ -245,6 +245,8 @@ def make_config(
         data = find_own_data(folder, name)
     except ConversionError as error:
         raise UsageError(str(error)) from None
+    except OSError as error:
+        raise UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     lines = [*data.lines, *(f"left out: {problem}" for problem in data.problems)]
     has_masks = all(one.get("segmentation") for one in data.train.content["annotations"] if not one.get("iscrowd"))
     lines += audit(data, has_masks)

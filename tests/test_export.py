@@ -103,6 +103,16 @@ def test_a_difference_is_seen(tmp_path):
     assert differences[0] > export.TOLERANCE > differences[1]  # one token attends to itself, whatever q and k are
 
 
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_number_is_seen_in_every_output(place, monkeypatch):
+    outputs = [torch.ones(1, 2), torch.ones(1, 2)]
+    spoilt = [t.clone() for t in outputs]
+    spoilt[place][0, 1] = torch.nan
+    monkeypatch.setattr(export, "load", lambda out, format: lambda image: tuple(spoilt))
+    (row,) = export.compare(lambda image: tuple(outputs), "out.pt", "torchscript", [(1, 3, 4, 4)])
+    assert row.largest == 1 and row.difference != row.difference
+
+
 def test_another_shape_is_an_error(tmp_path):
     module, out = backbone(), tmp_path / "out.pt"
     export.export(module, out, "torchscript")

@@ -92,6 +92,48 @@ def test_one_coco_file_is_split_by_the_names_hash(work):
     assert content("data/mmsema/instances_val.json") == val
 
 
+def test_classes_are_in_the_files_order(work):
+    """As mmdet counts them, whatever their ids."""
+    make_shapes("data", dict(train=6, val=2))
+    for name in ("train", "val"):
+        file = work / f"data/annotations/instances_{name}.json"
+        whole = content(file)
+        whole["categories"].reverse()
+        file.write_text(json.dumps(whole))
+    make_config("data", "mine.py")
+    assert tuple(Config.fromfile("mine.py").classes) == CLASSES[::-1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda text: "\ufeff" + text, "byte order mark"),
+        (lambda text: text[:-50], "cut off"),
+        (lambda text: "", "empty file"),
+    ],
+)
+def test_annotations_that_cannot_be_read_are_not_passed_over(spoil, words, work):
+    """Else the other file would be split, and training see what it is validated on."""
+    make_shapes("data", dict(train=6, val=6))
+    file = work / "data/annotations/instances_train.json"
+    file.write_text(spoil(file.read_text()), encoding="utf-8")
+    with pytest.raises(UsageError, match=f"instances_train.json: .*{words}.*; mend the file or take it out"):
+        make_config("data", "mine.py")
+    assert not Path("data/mmsema").exists()
+
+
+def test_pictures_of_no_list_are_counted(work):
+    for name in "abcd":
+        write_voc(work / "data", name, item("cat", 1, 1, 40, 40))
+    lists = work / "data/ImageSets/Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\nc\n")
+    (lists / "val.txt").write_text("b\n")
+    lines = make_config("data", "mine.py")
+    assert "left out: 1 pictures are in neither list, train.txt or val.txt: d" in lines
+    assert files(content("data/mmsema/instances_train.json")) == ["a", "c"]
+
+
 def test_voc_becomes_a_detector_of_boxes(work):
     boxes = [item("cat", 20, 20, 50, 50), item('dog\'s "friend"', 60, 30, 80, 55)]
     for name in NAMES:
@@ -211,6 +253,13 @@ def test_a_place_that_cannot_be_written_to_is_one_line(work):
     Path("notes.txt").write_text("")
     with pytest.raises(UsageError, match=r"^notes.txt/mine.py cannot be written: .*: notes.txt$"):
         make_config("data", "notes.txt/mine.py")
+
+
+def test_data_that_cannot_be_written_beside_is_one_line(work):
+    make_shapes("data", dict(train=12))
+    Path("data/mmsema").write_text("a file where the folder is to be")
+    with pytest.raises(UsageError, match=r"^data/mmsema.*: (File exists|Not a directory)$"):
+        make_config("data", "mine.py")
 
 
 def test_folders_are_searched_as_deep_as_it_takes(work):

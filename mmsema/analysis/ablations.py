@@ -36,7 +36,9 @@ class WithoutLepe(SEMAMixer):
 
 
 class WithoutGate(SEMAMixer):
-    """No gate: ``attend(x) + LePE(x)``. The block still has the gate's projection, which then learns nothing."""
+    """No gate: ``attend(x) + LePE(x)``. The block still has the gate's projection, whose parameters get no gradient:
+    training in several processes needs ``find_unused_parameters=True``.
+    """
 
     def forward(self, x: Tensor, gate: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         """(B, H, W, C) each -> (B, H, W, C), 0 outside the pictures."""

@@ -99,13 +99,16 @@ def count_operations(config: PathLike, shape: Optional[Tuple[int, int]] = None) 
     """
     if find_spec("torch.utils.module_tracker") is None:  # without it the counter cannot follow a neck's tuples of maps
         raise UsageError(f"counting needs a torch with torch.utils.module_tracker, torch {torch.__version__} has none")
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
     loaded = load_model(config, device="cpu")
     model, root = loaded.model, type(loaded.model).__name__
     detector = hasattr(loaded, "dataset")
     H, W = shape or ((800, 1333) if detector else (224, 224))
     counter, regions = FlopCounterMode(display=False, custom_mapping={MEAN: _count_mean}), 0
     torch.manual_seed(0)
-    with torch.no_grad(), use_backend("reference"):
+    # the counter knows products, not every kernel of scaled_dot_product_attention
+    with torch.no_grad(), use_backend("reference"), sdpa_kernel(SDPBackend.MATH):
         if detector:
             input_shape, regions = _run_detector(model, H, W, counter)
         else:

@@ -49,12 +49,13 @@ def attention_weights(mixer: SEMAMixer, x: Tensor, row: int, column: int) -> Ten
     rows, columns = window_of(mixer, x, row, column)
     window = x[:, rows, columns]  # (1, h, w, C)
     h, w = window.shape[1:3]
-    cos_sin = expand_rope_table(mixer.rope, h, w)
-    q, k = (
-        apply_rope(t, cos_sin)[0].unflatten(-1, (mixer.num_heads, -1)) for t in mixer.qk_proj(window).chunk(2, -1)
-    )  # (h, w, heads, d)
+    maps = mixer.qk_proj(window).chunk(2, -1)
+    if mixer.rope is not None:
+        maps = [apply_rope(t, expand_rope_table(mixer.rope, h, w)) for t in maps]
+    q, k = (t[0].unflatten(-1, (mixer.num_heads, -1)) for t in maps)  # (h, w, heads, d)
     q = q[row - rows.start, column - columns.start]  # (heads, d)
-    scores = torch.einsum("nd,hwnd->nhw", q, k) * q.shape[-1] ** -0.5
+    scale = q.shape[-1] ** -0.5 if mixer.scale is None else mixer.scale
+    scores = torch.einsum("nd,hwnd->nhw", q, k) * scale
     return scores.flatten(1).softmax(-1).view_as(scores)
 
 

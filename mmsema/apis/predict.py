@@ -1,6 +1,7 @@
 """Predict with a trained detector or classifier: pictures, folders and videos in, pictures and one JSON file out."""
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -82,7 +83,9 @@ class _Output:
         if isinstance(model, Detector):
             annotations = model.annotations()
             self.categories = model.category_ids(annotations)
-            known = {Path(image["file_name"]).name: image["id"] for image in annotations.get("images", [])}
+            images = [(Path(image["file_name"]).name, image["id"]) for image in annotations.get("images", [])]
+            count = Counter(name for name, _ in images)
+            known = {name: number for name, number in images if count[name] == 1}
             self.ids = {name: known[name] for name in names} if set(names) <= set(known) else {}
 
     def add(self, name: str, number: int, image: np.ndarray) -> Optional[np.ndarray]:
@@ -108,7 +111,8 @@ class _Output:
                 continue
             drawn = self.add(path.name, number, image)
             if drawn is not None:
-                mmcv.imwrite(drawn, str(self.folder / path.name))
+                name = path.name if path.suffix.lower() in IMAGES else f"{path.name}.png"  # which OpenCV can write
+                mmcv.imwrite(drawn, str(self.folder / name))
         if len(problems) == len(paths):
             raise UsageError("; ".join(problems))
         return problems
@@ -150,8 +154,8 @@ def predict(
     A detector writes every picture (or the video, as .mp4) with the objects drawn on it, and ``results.json``: COCO's
     list of results, one dict per object with ``image_id``, ``file_name``, ``category_id``, ``category``, ``bbox``,
     ``score`` and ``segmentation``, which ``pycocotools`` reads with ``COCO.loadRes``. The numbers of images are those
-    of the config's test set if it has all pictures, otherwise they count from 1; so do the frames of a video. A
-    classifier writes ``results.json`` alone: one dict per picture with ``classes``, the best ``top_k``.
+    of the config's test set if it has all pictures, each file name once in whatever folder, otherwise they count from
+    1; so do the frames of a video. A picture whose format OpenCV cannot write becomes ``<name>.png``. A classifier writes ``results.json`` alone: one dict per picture with ``classes``, the best ``top_k``.
 
     Args:
         config: path of a config, or name of one that mmsema ships.

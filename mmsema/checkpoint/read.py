@@ -30,10 +30,8 @@ _ALLOWED = {
     "_codecs.encode": codecs.encode,  # bytes of NumPy scalars, as NumPy 1 writes them; PyTorch allows it too
     "numpy.ndarray": np.ndarray,
     "numpy.dtype": np.dtype,
-    **{
-        f"numpy.dtypes.{name}DType": type(np.dtype(name.lower()))
-        for name in ("Float64", "Float32", "Int64", "Int32", "UInt32")
-    },
+    # all dtypes of numbers and texts, by character; not that of objects
+    **{f"numpy.dtypes.{type(np.dtype(char)).__name__}": type(np.dtype(char)) for char in "?bBhHiIlLqQefdUS"},
 }
 _multiarray = getattr(np, "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "core").multiarray
 for _module in ("numpy._core", "numpy.core"):  # of numpy 2 and 1
@@ -119,6 +117,8 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
             blocked = re.search(r"(?:GLOBAL|class|function) ([\w.]+)", str(error))
             if isinstance(error, pickle.UnpicklingError) and blocked and head[:2] in (b"PK", b"\x80\x02"):
                 reason = f"it wants {blocked[1]}, which is neither a tensor nor plain data; loading that could run code"
+            elif isinstance(error, pickle.UnpicklingError) and head[:2] == b"PK":
+                reason = f"it holds more than tensors and plain data: {' '.join(str(error).split())[:300]}"
             elif "TorchScript" in str(error):
                 reason = "it is a TorchScript archive, which holds code beside its weights"
             else:

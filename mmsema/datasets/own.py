@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
+from ..audit.coco import read_json
+from ..audit.report import Report
 from .converters.coco import ConversionError, Picture, is_held_out, split, write_coco
 from .converters.masks import describe, read_masks
 from .converters.voc import read_voc, voc_split
@@ -34,11 +36,15 @@ class OwnData:
 
 
 def _read_coco(file: Path) -> Optional[dict]:
-    """The content of an annotation file, None if the JSON is something else."""
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
+    """The content of an annotation file, None if the JSON is something else.
+
+    Raises:
+        ConversionError: it cannot be read, so that it may be annotations or not.
+    """
+    report = Report(str(file.name))
+    content = read_json(report, str(file))
+    if report.stops:
+        raise ConversionError(f"{file.parent}: {report.stops[0]}; mend the file or take it out of the folder")
     keys = ("images", "annotations", "categories")
     return content if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys) else None
 
@@ -121,9 +127,9 @@ def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
     if "val" not in read:
         read["train"], read["val"] = _split_coco(read["train"], folder)
         lines += [f"{part.file}: {len(part.content['images'])} of them" for part in read.values()]
-    by_id = sorted(read["train"].content["categories"], key=lambda category: category.get("id", 0))
+    categories = read["train"].content["categories"]  # mmdet counts them in the file's order
     used = {one.get("category_id") for part in read.values() for one in part.content["annotations"]}
-    classes = [str(category.get("name")) for category in by_id if category.get("id") in used]
+    classes = [str(category.get("name")) for category in categories if category.get("id") in used]
     return OwnData(read["train"], read["val"], classes, lines, [])
 
 
@@ -155,8 +161,11 @@ def find_own_data(folder: Path, name: str = "object") -> OwnData:
         pictures, problems = read_voc(folder)
         names = voc_split(folder)
         lines = ["split as ImageSets/Main/train.txt and val.txt say"] if names else []
-        sides = [[one for one in pictures if one.path.stem in set(side)] for side in names or ()]
-        parts = tuple(sides) if names else split(pictures)
+        parts = [[one for one in pictures if one.path.stem in side] for side in names] if names else split(pictures)
+        unlisted = [one.path.stem for one in pictures if names and one.path.stem not in names[0] | names[1]]
+        if unlisted:
+            first = ", ".join(unlisted[:4]) + (", ..." if len(unlisted) > 4 else "")
+            problems.append(f"{len(unlisted)} pictures are in neither list, train.txt or val.txt: {first}")
     else:
         raise ConversionError(
             f"{folder} has no annotations: a COCO file (*.json with images, annotations and categories), "

@@ -3,11 +3,13 @@
 import os
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Callable, List, Optional
 
 from mmengine.config import Config, ConfigDict
+from mmengine.hooks import CheckpointHook
 
 from ..checkpoint import CheckpointError, read_checkpoint
+from .check.registries import find
 from .config import require_file
 from .errors import UsageError
 
@@ -115,8 +117,13 @@ def protect(cfg: Config) -> None:
     limit_waiting(cfg)
     hooks = cfg.setdefault("default_hooks", ConfigDict())
     checkpoint = hooks.setdefault("checkpoint", ConfigDict(type="CheckpointHook", interval=1))
-    if checkpoint is not None and checkpoint.get("type", "CheckpointHook") == "CheckpointHook":
+    scope = cfg.get("default_scope") or "mmengine"
+
+    def hook_class(name: Any) -> Optional[Callable]:
+        return find(name, ("HOOKS",), scope)
+
+    if checkpoint is not None and hook_class(checkpoint.get("type", "CheckpointHook")) is CheckpointHook:
         checkpoint.type = "mmsema.WholeCheckpointHook"
     custom = list(cfg.get("custom_hooks") or [])
-    known = {hook.get("type") for hook in custom if isinstance(hook, dict)}
-    cfg.custom_hooks = custom + [ConfigDict(type=name) for name in HOOKS if name not in known]
+    known = {hook_class(hook.get("type")) for hook in custom if isinstance(hook, dict)}
+    cfg.custom_hooks = custom + [ConfigDict(type=name) for name in HOOKS if hook_class(name) not in known]

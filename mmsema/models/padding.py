@@ -62,7 +62,8 @@ def batch_norm(norm: _BatchNorm, x: Tensor, sizes: Optional[Tensor]) -> Tensor:
     if isinstance(norm, nn.SyncBatchNorm) or not can_read(sizes):
         return _masked_batch_norm(norm, x, sizes)
     count = int(sizes.prod(1).sum())
-    out, mean, var = _BatchNormOfTokens.apply(x, norm.weight, norm.bias, sizes, count, norm.eps)
+    wide = torch.promote_types(x.dtype, torch.float32)  # that of the statistics: PyTorch takes one dtype for both
+    out, mean, var = _BatchNormOfTokens.apply(x, norm.weight.to(wide), norm.bias.to(wide), sizes, count, norm.eps)
     _track(norm, mean, var * (count / max(count - 1, 1)))
     return out
 

@@ -6,10 +6,14 @@ import pytest
 from old_torch import needs_module_tracker
 
 from mmsema.analysis.complexity import count_operations
+from mmsema.models.mixers import MIXERS as ALL_MIXERS
+from mmsema.models.sema import ARCHITECTURES
 
 pytestmark = needs_module_tracker
 ROOT = Path(__file__).resolve().parents[2]
 TINY_DEPTHS, WINDOW = (2, 4, 8, 4), 7
+PICO_HEADS = ARCHITECTURES["pico"]["num_heads"]
+MIXERS = [name for name in ALL_MIXERS if not name.startswith("sema_")]
 
 
 def sides(length: int) -> list:
@@ -45,6 +49,24 @@ def test_ragged_windows_on_any_backend(backend, monkeypatch):
     counted = count_operations("sema-pico_digits", (101, 150))
     assert (counted.attention.macs, counted.mean.macs) == by_hand(101, 150, 32, (1, 1, 2, 1))
     assert counted.input_shape == (1, 3, 101, 150)
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_what_every_mixer_costs(mixer, tmp_path):
+    """The multiply-accumulates a token that docs/mixers.md names, times tokens, in all heads of all blocks."""
+    config = tmp_path / "mixer.py"
+    config.write_text(f"""
+_base_ = "{ROOT}/configs/sema-pico_digits.py"
+model = dict(backbone=dict(mixer="{mixer}"))
+""")
+    expected, side = 0, 56
+    for stage, (blocks, heads) in enumerate(zip((1, 1, 2, 1), PICO_HEADS, strict=True)):
+        n, d = (side >> stage) ** 2, (32 << stage) // heads
+        pairs = {"softmax": n, "sema": WINDOW**2, "window": WINDOW**2}.get(mixer, d)
+        expected += blocks * heads * n * 2 * pairs * d
+    actual = count_operations(config, (224, 224)).attention.macs
+    # of the linear ones also what no sum over tokens adds: products of one mean with every token, n d a head
+    assert expected <= actual <= expected * (1 if mixer in ("softmax", "sema", "window") else 1.2)
 
 
 def test_a_detector_is_counted_for_all_regions_and_its_attention_without_padding(tmp_path):

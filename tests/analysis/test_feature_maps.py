@@ -22,6 +22,7 @@ from mmsema.analysis.feature_maps import (
 )
 from mmsema.apis import load_model, read_config
 from mmsema.engine import UsageError
+from mmsema.models.mixers import MIXERS
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = str(ROOT / "tools/analysis_tools/visualize.py")
@@ -73,6 +74,20 @@ def test_weights_times_values_plus_mean_is_what_the_mixer_computes(stages):
                 uneven = max(uneven, (weights.max() * weights[0].numel()).item())
         assert uneven > 3  # else weights that are all equal would pass
         assert shares.max() - shares.min() > 0.1
+
+
+@pytest.mark.parametrize("name", ["sema_scale_1", "sema_scale_d", "sema_no_rope"])
+def test_weights_are_those_of_a_changed_mixer(name):
+    from mmsema.analysis import ablations  # noqa: F401
+
+    torch.manual_seed(0)
+    mixer, x = MIXERS[name](8, 2, 7), torch.randn(1, 5, 6, 8)
+    torch.nn.init.normal_(mixer.qk_proj.weight)
+    with torch.no_grad():
+        out = mixer.attend(mixer.qk_proj(x), x) - x.mean((1, 2))
+        weights = attention_weights(mixer, x, 3, 4)
+    local = torch.einsum("nhw,hwnd->nd", weights, x[0].unflatten(-1, (2, 4))).flatten()
+    torch.testing.assert_close(local, out[0, 3, 4], rtol=1e-4, atol=1e-5)
 
 
 def test_a_position_names_the_token_under_it(stages):

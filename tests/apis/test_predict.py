@@ -106,6 +106,26 @@ def test_pictures_outside_the_data_set_are_numbered_from_1(work):
     assert (cv2.imread("out/a.png") == red[0, 0]).all()  # nothing is so sure that it would be drawn
 
 
+def test_names_that_the_data_set_has_twice_number_nothing(work, monkeypatch):
+    """One folder for each sequence: which of the two is meant, a name cannot tell."""
+    images = [dict(file_name=f"{folder}/a.png", id=number) for number, folder in enumerate("xyz", 7)]
+    images.append(dict(file_name="x/c.png", id=20))
+    monkeypatch.setattr(Detector, "annotations", lambda self: dict(images=images, categories=[]))
+    for name in ("a.png", "c.png"):
+        cv2.imwrite(name, np.zeros((64, 80), np.uint8))
+    for name, number in (("a.png", 1), ("c.png", 20)):
+        found = predict(DETECTOR, "detector.pth", [name], "out", device="cpu")
+        assert {one["image_id"] for one in found.results} == {number}
+
+
+def test_a_format_that_cannot_be_written_becomes_png(work):
+    cv2.imwrite("a.jpg", np.zeros((64, 80), np.uint8))
+    Path("a.jpg").rename("a.jfif")
+    found = predict(DETECTOR, "detector.pth", ["a.jfif"], "out", device="cpu")
+    assert {one["file_name"] for one in found.results} == {"a.jfif"}
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.jfif.png", "results.json"]
+
+
 def test_labels_are_drawn_as_asked(work, monkeypatch):
     drawn = {}
     for labels in ("auto", "all", "none"):

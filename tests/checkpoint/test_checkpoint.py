@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import commands
+import numpy as np
 import pytest
 import torch
 from mila import Classifier
@@ -204,6 +205,43 @@ def test_training_checkpoints_are_read(old_torch, tmp_path, monkeypatch):
     read = read_checkpoint(tmp_path / "epoch_1.pth")
     assert read["message_hub"]["log_scalars"]["loss"].current() == 1.5
     assert same(read["state_dict"], build(0).state_dict())
+
+
+@pytest.mark.parametrize("old_torch", [False, True])
+def test_arrays_and_numbers_of_every_plain_dtype_are_read(old_torch, tmp_path, monkeypatch):
+    """A data set's metainfo, which training checkpoints hold, may have any: a palette is uint8."""
+    if old_torch:
+        monkeypatch.setattr(reading, "_TORCH_TAKES_ALLOWED", False)
+    dtypes = [
+        "bool",
+        "int8",
+        "uint8",
+        "int16",
+        "uint16",
+        "int32",
+        "uint32",
+        "int64",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "<U3",
+        "S3",
+        "longlong",
+    ]
+    arrays = {name: np.ones(3).astype(name) for name in dtypes}
+    torch.save(dict(meta=dict(arrays=arrays, numbers={k: v[0] for k, v in arrays.items()})), tmp_path / "a.pth")
+    read = read_checkpoint(tmp_path / "a.pth")["meta"]
+    for name, array in arrays.items():
+        assert read["arrays"][name].dtype == array.dtype and (read["arrays"][name] == array).all()
+        assert read["numbers"][name] == array[0]
+
+
+def test_objects_in_arrays_are_refused(tmp_path, unchanged):
+    torch.save(dict(meta=np.array([Path("a")], dtype=object)), tmp_path / "a.pth")
+    with pytest.raises(CheckpointError) as error:
+        read_checkpoint(tmp_path / "a.pth")
+    assert "truncated" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_init_cfg_pretrained_is_loud(tmp_path):

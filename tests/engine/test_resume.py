@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
 from runs import At, digits, digits_by_iteration, kill, largest_difference, losses, run, shapes
 
 from mmsema.checkpoint import CheckpointError, read_checkpoint
-from mmsema.engine import UsageError
+from mmsema.engine import ExactResume, UsageError
 from mmsema.engine.resume import check_resumable, protect, resume
 
 
@@ -225,6 +226,11 @@ def test_protection_is_added_once_and_only_where_it_fits():
     names = ["mmsema.ExactResume", "mmsema.CheckFinite", "mmsema.StopOnSignal"]
     assert [hook.type for hook in cfg.custom_hooks] == names
     assert cfg.train_dataloader.timeout == 300 and "timeout" not in cfg.val_dataloader
+    for hook in (CheckpointHook, "mmengine.CheckpointHook"):  # as configs in the new style name it
+        cfg = Config(dict(default_hooks=dict(checkpoint=dict(type=hook)), custom_hooks=[dict(type=ExactResume)]))
+        protect(cfg)
+        assert cfg.default_hooks.checkpoint.type == "mmsema.WholeCheckpointHook"
+        assert [hook.type for hook in cfg.custom_hooks] == [ExactResume, *names[1:]]
     cfg = Config(
         dict(default_hooks=dict(checkpoint=dict(type="MyHook")), train_dataloader=dict(num_workers=1, timeout=9))
     )

@@ -14,6 +14,7 @@ from mmsema_kernels import (
     rope_table,
     sema_attention,
     sema_attention_packed,
+    use_backend,
 )
 
 SIZES = [(7, 7), (5, 9), (8, 8), (14, 7), (3, 20), (10, 16)]
@@ -109,6 +110,47 @@ def test_environment_variable(maps, monkeypatch):
     monkeypatch.setenv("MMSEMA_KERNEL", "cudnn")
     with pytest.raises(ValueError, match="MMSEMA_KERNEL must be one of"):
         sema_attention(*maps)
+
+
+def test_use_backend(maps, monkeypatch):
+    """It goes before the environment, behind the argument, and ends with its block, nested or left by an error."""
+    seen = []
+    for name in ("reference", "torch", "padded"):
+        run = lambda q, *_, name=name, **__: seen.append(name) or q  # noqa: E731
+        monkeypatch.setattr(dispatch, f"sema_attention_{name}", run)
+    monkeypatch.setenv("MMSEMA_KERNEL", "padded")
+    with use_backend("reference"):
+        sema_attention(*maps)
+        sema_attention(*maps, backend="torch")
+        with pytest.raises(KeyError), use_backend("torch"):
+            sema_attention(*maps)
+            raise KeyError
+        sema_attention(*maps)
+    sema_attention(*maps)
+    assert seen == ["reference", "torch", "torch", "reference", "padded"]
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with use_backend("triton"), pytest.raises(RuntimeError, match="use_backend is 'triton', which cannot run here"):
+        sema_attention(*(t.cpu() for t in maps))
+    with pytest.raises(ValueError, match=r"name must be one of .*, got 'cudnn'"), use_backend("cudnn"):
+        pass
+
+
+def test_use_backend_holds_for_compiled_graphs(maps, monkeypatch):
+    """Also for one that was compiled before, without any backend named."""
+    monkeypatch.delenv("MMSEMA_KERNEL", raising=False)
+    torch._dynamo.reset()
+    graphs = []
+
+    def record(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(sema_attention, backend=record)
+    compiled(*maps)
+    with use_backend("reference"):
+        compiled(*maps)
+    compiled(*maps)
+    assert len(graphs) == 2 and str(graphs[0].graph) != str(graphs[1].graph)
 
 
 def test_auto_on_the_cpu_is_torch(maps, monkeypatch):

@@ -101,6 +101,15 @@ def test_autocast_gives_its_dtype(backend):
     torch.testing.assert_close(out.float(), F.layer_norm(inputs[0], (32,), *inputs[1:]), rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_autocast_leaves_float64(backend):
+    """As PyTorch's own operators do."""
+    (x, weight, bias), _ = random_inputs((2, 3, 16))
+    with torch.autocast(x.device.type, torch.bfloat16):
+        actual = layer_norm(*(t.double() for t in (x, weight, bias)), backend=backend)
+    assert actual.dtype == torch.float64
+
+
 def test_operators_pass_opcheck():
     (x, weight, bias), grad = random_inputs((2, 3, 16))
     x, weight, bias = (t.detach() for t in (x, weight, bias))

@@ -274,6 +274,30 @@ def test_wrong_sizes_are_named(value, error, message):
         sema_attention_packed(torch.cat([x, x], -1), x, 1, sizes=value)
 
 
+@pytest.mark.parametrize("op", OPS)
+def test_kernels_take_sizes_beyond_the_map_for_the_maps(op, monkeypatch):
+    """Numbers on a CUDA device are not looked at: they may be wrong, what is written may not leave the map."""
+    pytest.importorskip("triton", "3.2")
+    inputs = [t.detach().nan_to_num() for t in random_inputs(torch.float32)[0]]
+    expected = run(op, *inputs, sizes=as_sizes([MAP] * len(SIZES)))
+    monkeypatch.setattr(sizes, "can_read", lambda sizes: False)
+    beyond = [(MAP[0] + 7, MAP[1]), (MAP[0], MAP[1] + 9), (10**6, 10**6), MAP]
+    new_empty, borders = torch.Tensor.new_empty, []
+
+    def bordered(self, *shape, **options):
+        """A tensor with 4,096 known elements behind it."""
+        like = new_empty(self, *shape, **options)
+        whole = new_empty(self, like.numel() + 4096, **options).fill_(7)
+        borders.append(whole[like.numel() :])
+        return whole[: like.numel()].view(like.shape)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", bordered)
+    actual = run(op, *inputs, sizes=as_sizes(beyond))
+    if op != "packed":  # which adds the mean, divided by the sizes as they are
+        torch.testing.assert_close(actual, expected)
+    assert borders and all(bool((border == 7).all()) for border in borders)
+
+
 def test_empty_batch(backend):
     x, weight, bias = torch.zeros(0, 4, 5, 16), torch.zeros(16, 1, 3, 3), torch.zeros(16)
     none = torch.zeros(0, 2, dtype=torch.int32)

@@ -185,6 +185,12 @@ def test_backbone_takes_every_mixer(options):
         assert all(out.isfinite().all() for out in model.eval()(torch.randn(1, 3, 1, 1)))
 
 
+def test_backbone_takes_no_pictures(options):
+    with torch.no_grad():
+        outputs = SEMA(ARCH, out_indices=(0, 1), **options).eval()(torch.zeros(0, 3, 45, 34))
+    assert [out.shape for out in outputs] == [(0, 16, 12, 9), (0, 32, 6, 5)]
+
+
 def test_batch_mates_do_not_change_a_picture(options):
     torch.manual_seed(0)
     model, x = sharpen(SEMA(ARCH, out_indices=(0, 1), **options)).eval(), torch.randn(3, 3, 50, 70)

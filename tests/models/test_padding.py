@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from old_torch import needs_compiler
+from old_torch import needs_compiler, needs_half_on_cpu
 
 from mmsema import MILA, SEMA
 from mmsema.models import padding
@@ -337,6 +337,16 @@ def test_batch_norm_counts_real_tokens(by_masks, momentum, monkeypatch):
     assert not x.grad.permute(0, 2, 3, 1)[~inside].any()
     for p, q in zip(norm.parameters(), expected.parameters(), strict=True):
         near(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float16, marks=needs_half_on_cpu), torch.bfloat16])
+def test_a_model_in_16_bits_trains(dtype):
+    torch.manual_seed(0)
+    model = build(dtype=dtype).train()
+    x = batch([(64, 72), (40, 56)], dtype)
+    sum(out.float().square().mean() for out in model(x)).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.dtype == dtype and p.grad.isfinite().all(), name
 
 
 def test_full_batches_train_as_before():

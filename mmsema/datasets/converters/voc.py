@@ -2,7 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Set, Tuple
 
 import cv2
 from rich.progress import track
@@ -36,6 +36,7 @@ def _object(node: ElementTree.Element, width: int, height: int) -> dict:
 def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
     """The pictures that have an XML file anywhere below ``folder``, sorted by the XML's name.
 
+    Of several pictures of that name, the one is meant that the XML calls ``filename``, suffix included.
     A box without area is left out; a picture whose XML or file cannot be read, or says another size than the picture
     has, is left out as a whole. Objects marked difficult become crowds, which training and evaluation pass over.
 
@@ -52,12 +53,13 @@ def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
     pictures, problems = [], []
     for file in track(sorted(folder.rglob("*.xml"), key=lambda path: path.stem), "Reading XML"):
         same = found.get(file.stem, [])
-        if len(same) != 1:
-            problems.append(f"{file} has {len(same)} pictures of its name below {folder}: left out")
-            continue
-        image = cv2.imread(str(same[0]))
         try:
             root = ElementTree.parse(file).getroot()
+            if len(same) > 1:  # as VOC has them: JPEGImages/a.jpg, SegmentationClass/a.png
+                same = [path for path in same if path.name == (root.findtext("filename") or "").strip()] or same
+            if len(same) != 1:
+                raise ValueError(f"there are {len(same)} pictures of its name below {folder}")
+            image = cv2.imread(str(same[0]))
             if image is None:
                 raise ValueError(f"{same[0]} is not a picture that can be read")
             height, width = image.shape[:2]
@@ -79,9 +81,11 @@ def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
     return pictures, problems
 
 
-def voc_split(folder: Path) -> Optional[Tuple[List[str], List[str]]]:
-    """The names to train on and to validate on of ``ImageSets/Main/train.txt`` and ``val.txt``, if both are there."""
-    files = [next(iter(sorted(folder.rglob(f"ImageSets/Main/{name}.txt"))), None) for name in ("train", "val")]
-    if None in files:
+def voc_split(folder: Path) -> Optional[Tuple[Set[str], Set[str]]]:
+    """The names to train on and to validate on of all ``ImageSets/Main/train.txt`` and ``val.txt``, if both exist."""
+    lists = [sorted(folder.rglob(f"ImageSets/Main/{name}.txt")) for name in ("train", "val")]
+    if not all(lists):
         return None
-    return tuple([line.split()[0] for line in file.read_text().splitlines() if line.strip()] for file in files)
+    return tuple(
+        {line.split()[0] for file in files for line in file.read_text().splitlines() if line.strip()} for files in lists
+    )

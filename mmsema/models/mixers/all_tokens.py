@@ -31,7 +31,8 @@ class Tokens:
     def split(self, *maps: Tensor) -> list:
         """(B, H, W, C) -> (B, heads, n, d) each."""
         B, H, W, _ = self.shape
-        return [t.contiguous().reshape(B, H * W, self.num_heads, -1).transpose(1, 2) for t in maps]
+        rows = (t.contiguous().reshape(B, H * W, t.shape[-1]) for t in maps)
+        return [t.unflatten(-1, (self.num_heads, t.shape[-1] // self.num_heads)).transpose(1, 2) for t in rows]
 
     def merge(self, rows: Tensor) -> Tensor:
         """(B, heads, n, d) -> (B, H, W, C)."""

@@ -47,7 +47,7 @@ class InLineMixer(LinearAttention):
     def convolve(v: Tensor, kernels: Tensor) -> Tensor:
         """3 x 3 depthwise convolution of a map (B, H, W, C), each picture with its own kernels (B, C, 3, 3)."""
         B, H, W, C = v.shape
-        if is_exporting():  # the batch size may not stand among a convolution's arguments: nine shifted maps
+        if is_exporting() or not B:  # the batch size may not stand among a convolution's arguments: nine shifted maps
             around = F.pad(v, (0, 0, 1, 1, 1, 1))
             taps = kernels.permute(2, 3, 0, 1)[:, :, :, None, None]  # (3, 3, B, 1, 1, C)
             shifted = [taps[i, j] * around[:, i : i + H, j : j + W] for i in range(3) for j in range(3)]

@@ -69,9 +69,21 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path):
     pictures, problems = read_voc(tmp_path)
     assert [picture.path.stem for picture in pictures] == ["good"]
     for problem, words in zip(
-        problems, ("has 0 pictures of its name", "not a picture", "no element found", "says 60 x 80"), strict=True
+        problems, ("there are 0 pictures of its name", "not a picture", "no element found", "says 60 x 80"), strict=True
     ):
         assert words in problem and problem.endswith("left out")
+
+
+def test_the_xml_says_which_of_several_pictures_is_meant(tmp_path):
+    """VOC's own folders have label maps of the same names."""
+    for name in ("a", "b"):
+        write_voc(tmp_path, name, item("cat", 1, 1, 9, 9))
+        (tmp_path / "SegmentationClass").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"SegmentationClass/{name}.png"), np.zeros((60, 80), np.uint8))
+    path = tmp_path / "Annotations/b.xml"
+    path.write_text(path.read_text().replace("b.jpg", "b"))
+    (picture,), (problem,) = read_voc(tmp_path)
+    assert picture.path.name == "a.jpg" and "b.xml: there are 2 pictures of its name" in problem
 
 
 def test_a_folder_without_pictures_is_an_error(tmp_path):
@@ -86,4 +98,8 @@ def test_lists_of_names_are_the_split(tmp_path):
     (lists / "train.txt").write_text("a\nb\n\n")
     assert voc_split(tmp_path) is None
     (lists / "val.txt").write_text("c 1\n")
-    assert voc_split(tmp_path) == (["a", "b"], ["c"])
+    assert voc_split(tmp_path) == ({"a", "b"}, {"c"})
+    other = tmp_path / "VOC2007/ImageSets/Main"
+    other.mkdir(parents=True)
+    (other / "train.txt").write_text("d\n")
+    assert voc_split(tmp_path) == ({"a", "b", "d"}, {"c"})
