@@ -59,10 +59,8 @@ def sema_attention_padded(
     q, k, values = (t.unflatten(-1, (heads, d)).transpose(2, 3) for t in (q, k, values))  # (B, windows, heads, t, d)
     wide = torch.promote_types(q.dtype, torch.float32)
     scores = (q.to(wide) * scale @ k.to(wide).transpose(-2, -1)).masked_fill(~mask, -torch.inf)
-    local = (
-        (scores.softmax(-1).to(values.dtype) @ values).transpose(2, 3).contiguous().flatten(1, 2)
-    )  # (B, windows * t, heads, d)
-    out = local[:, places]
+    local = (scores.softmax(-1).to(values.dtype) @ values).transpose(2, 3).contiguous()
+    out = local.flatten(1, 2)[:, places]  # of (B, windows * t, heads, d)
     if mean:
         out = out + mean_tokens(v, sizes)
     return zero_outside(out.to(v.dtype), sizes)

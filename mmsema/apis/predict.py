@@ -155,7 +155,8 @@ def predict(
     list of results, one dict per object with ``image_id``, ``file_name``, ``category_id``, ``category``, ``bbox``,
     ``score`` and ``segmentation``, which ``pycocotools`` reads with ``COCO.loadRes``. The numbers of images are those
     of the config's test set if it has all pictures, each file name once in whatever folder, otherwise they count from
-    1; so do the frames of a video. A picture whose format OpenCV cannot write becomes ``<name>.png``. A classifier writes ``results.json`` alone: one dict per picture with ``classes``, the best ``top_k``.
+    1; so do the frames of a video. A picture whose format OpenCV cannot write becomes ``<name>.png``. A classifier
+    writes ``results.json`` alone: one dict per picture with ``classes``, the best ``top_k``.
 
     Args:
         config: path of a config, or name of one that mmsema ships.

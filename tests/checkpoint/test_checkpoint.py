@@ -212,23 +212,8 @@ def test_arrays_and_numbers_of_every_plain_dtype_are_read(old_torch, tmp_path, m
     """A data set's metainfo, which training checkpoints hold, may have any: a palette is uint8."""
     if old_torch:
         monkeypatch.setattr(reading, "_TORCH_TAKES_ALLOWED", False)
-    dtypes = [
-        "bool",
-        "int8",
-        "uint8",
-        "int16",
-        "uint16",
-        "int32",
-        "uint32",
-        "int64",
-        "uint64",
-        "float16",
-        "float32",
-        "float64",
-        "<U3",
-        "S3",
-        "longlong",
-    ]
+    integers = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
+    dtypes = ["bool", *integers, "longlong", "float16", "float32", "float64", "<U3", "S3"]
     arrays = {name: np.ones(3).astype(name) for name in dtypes}
     torch.save(dict(meta=dict(arrays=arrays, numbers={k: v[0] for k, v in arrays.items()})), tmp_path / "a.pth")
     read = read_checkpoint(tmp_path / "a.pth")["meta"]
