@@ -259,8 +259,9 @@ class DetVisualizer(DetLocalVisualizer):
 
 
 def readable(cfg: Config, labels: str = "auto") -> ConfigDict:
-    """The visualizer of a detector's config, :class:`DetVisualizer` in the place of mmdet's own; any other stays."""
-    if cfg.visualizer.type != "DetLocalVisualizer":
-        return cfg.visualizer
-    kept = {key: value for key, value in cfg.visualizer.items() if key in ("name", "vis_backends", "save_dir")}
+    """The visualizer of a detector's config: :class:`DetVisualizer` for mmdet's own or none; any other stays."""
+    given = cfg.get("visualizer") or ConfigDict(type="DetLocalVisualizer")
+    if given.type != "DetLocalVisualizer":
+        return given
+    kept = {key: value for key, value in given.items() if key in ("name", "vis_backends", "save_dir")}
     return ConfigDict(type="mmsema.DetVisualizer", labels=labels, **kept)

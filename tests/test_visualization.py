@@ -177,3 +177,5 @@ def test_only_the_hosts_default_is_replaced():
     assert readable(cfg, "none").to_dict() == expected
     cfg.visualizer.type = "TrackLocalVisualizer"
     assert readable(cfg, "none") is cfg.visualizer
+    cfg.visualizer = None
+    assert readable(cfg).to_dict() == dict(type="mmsema.DetVisualizer", labels="auto")

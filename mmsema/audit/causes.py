@@ -87,6 +87,9 @@ CAUSES: Dict[str, Cause] = {
     "picture-unreadable": Cause("stop", "file cannot be read as a picture", "traceback without the file's name"),
     "picture-truncated": Cause("stop", "picture is cut off or damaged", "OpenCV 4 makes up the rest in silence"),
     "picture-size": Cause("stop", "picture has another size than its entry says", "boxes in the wrong places"),
+    "pictures-not-read": Cause(
+        "note", "files that OpenCV or Pillow do not read, only looked for", "read by a transform"
+    ),
     "picture-twice": Cause("note", "picture is listed twice", "used twice"),
     "picture-in-both": Cause("note", "same picture in the training and in another set", "judged on what was learnt"),
     # image folders and lists (mmpretrain)

@@ -298,6 +298,7 @@ def audit_coco(
     min_size: float = 0,
     pictures: str = "all",
     exif: bool = True,
+    decoder: str = "cv2",
     lvis: bool = False,
     progress: Progress = quiet,
 ) -> Report:
@@ -312,6 +313,8 @@ def audit_coco(
         poly2mask, filter_empty_gt, min_size: as mmdet's LoadAnnotations and filter_cfg.
         pictures: "quick" (every file's existence, some headers), "all" (every header and end) or "decode".
         exif: the loader turns pictures as EXIF says.
+        decoder: what decodes the pictures, as mmdet's ``imdecode_backend``; one that is not in
+            :data:`mmsema.audit.pictures.DECODERS`: the files are looked for and nothing else.
         lvis: names come from LVIS v1's ``coco_url``.
         progress: ``rich.progress.track`` or alike.
 
@@ -354,5 +357,5 @@ def audit_coco(
     report.add_rows("picture-twice", _twice(names), name)
     ids = sizes[rows]
     del content, annotations
-    check_pictures(report, img_root, names, name, ids, pictures, exif, progress)
+    check_pictures(report, img_root, names, name, ids, pictures, exif, decoder, progress)
     return report

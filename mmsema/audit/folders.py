@@ -86,6 +86,7 @@ def audit_folders(
     extensions: Sequence[str] = EXTENSIONS,
     pictures: str = "all",
     exif: bool = True,
+    decoder: str = "cv2",
     progress: Progress = quiet,
 ) -> Report:
     """Audit a folder with one folder for each class, or a list of files and labels.
@@ -95,7 +96,7 @@ def audit_folders(
         ann_file: list with a file name and a label on each line; empty: the folders are the classes.
         classes: names in the order of the labels; None: not compared.
         with_label: otherwise all pictures below ``root``, or a list of file names.
-        use, pictures, exif, progress: as in :func:`mmsema.audit.audit_coco`.
+        use, pictures, exif, decoder, progress: as in :func:`mmsema.audit.audit_coco`.
     """
     root, ann_file = str(root), str(ann_file)
     report = Report(ann_file or root, use)
@@ -114,5 +115,5 @@ def audit_folders(
         seen: set = set()
         twice = [row for row, name in enumerate(names) if name in seen or seen.add(name)]
         report.add_rows("picture-twice", twice, lambda row: repr(names[row]))
-    check_pictures(report, root, names, lambda row: repr(names[row]), None, pictures, exif, progress)
+    check_pictures(report, root, names, lambda row: repr(names[row]), None, pictures, exif, decoder, progress)
     return report

@@ -11,7 +11,6 @@ from .pictures import Progress, check_pictures, find_files, in_threads, quiet, s
 from .report import Report
 
 QUICK_MAPS = 400  # label maps that the quick form decodes
-IGNORED = 255
 
 
 def _read_map(path: str) -> Tuple[str, str, Tuple[int, int], np.ndarray]:
@@ -54,19 +53,23 @@ def audit_pairs(
     img_suffix: str = ".jpg",
     map_suffix: str = ".png",
     reduce_zero_label: bool = False,
+    ignore_index: int = 255,
     use: str = "train",
     pictures: str = "all",
     exif: bool = True,
+    decoder: str = "cv2",
     progress: Progress = quiet,
 ) -> Report:
     """Audit pictures and their label maps of the same names.
 
     Args:
         map_dir: None: there are no maps.
-        num_classes: values must be below it, or 255 (not looked at); None: values are not compared.
+        num_classes: values must be below it, or ``ignore_index``; None: values are not compared.
         ann_file: list of names without endings; empty: all pictures in ``img_dir``.
         reduce_zero_label: 0 means "not looked at" and the classes start at 1.
-        use, pictures, exif, progress: as in :func:`mmsema.audit.audit_coco`. "quick" decodes :data:`QUICK_MAPS` maps.
+        ignore_index: what means "not looked at" in the maps.
+        use, pictures, exif, decoder, progress: as in :func:`mmsema.audit.audit_coco`. "quick" decodes
+            :data:`QUICK_MAPS` maps.
     """
     img_dir, ann_file = str(img_dir), str(ann_file)
     report = Report(ann_file or img_dir, use)
@@ -82,7 +85,9 @@ def audit_pairs(
     if not stems:
         report.add("set-empty", "no picture", f"ending: {img_suffix}")
     names = [stem + img_suffix for stem in stems]
-    sizes = check_pictures(report, img_dir, names, lambda row: repr(names[row]), None, pictures, exif, progress)
+    sizes = check_pictures(
+        report, img_dir, names, lambda row: repr(names[row]), None, pictures, exif, decoder, progress
+    )
     if map_dir is None or use == "predict" or not stems:
         return report
     map_dir = str(map_dir)
@@ -98,7 +103,7 @@ def audit_pairs(
     rows = np.flatnonzero(good)
     if pictures == "quick":
         rows = rows[spread(len(rows), QUICK_MAPS)]
-    allowed = None if num_classes is None else {*range(num_classes + reduce_zero_label), IGNORED}
+    allowed = None if num_classes is None else {*range(num_classes + reduce_zero_label), ignore_index}
     reading = in_threads(lambda row: _read_map(paths[row]), rows.tolist(), progress, f"Reading {map_dir}")
     for row, (cause, detail, size, values) in reading:
         if cause:

@@ -7,14 +7,15 @@ from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence,
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .report import Report
 
 QUICK_PICTURES = 4000  # headers that the quick form reads, evenly spread over the set
 CHUNK = 64
 THREADS = 8  # waiting for a disk, or decoding, both without the interpreter's lock
-OPENCV_READS = {"JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "PPM"}
+DECODERS = ("cv2", "pillow", "turbojpeg")
+OPENCV_READS = {"JPEG", "MPO", "PNG", "BMP", "WEBP", "PPM"}  # and TIFF by its pixels: no 32 bits as colours, for one
 ORIENTATION = 0x0112  # EXIF; 5 to 8 turn by a quarter
 Progress = Callable[[Iterable, str], Iterable]
 
@@ -47,12 +48,14 @@ def _is_cut(path: str, image: Image.Image) -> bool:
         return file.read() != end
 
 
-def probe(path: str, decode: bool = False, exif: bool = True) -> Tuple[str, str, Tuple[int, int]]:
+def probe(path: str, decode: bool = False, exif: bool = True, decoder: str = "cv2") -> Tuple[str, str, Tuple[int, int]]:
     """Cause ("" when all is well), detail, and (width, height) of a picture as the hosts' loader gives it.
 
     Args:
         decode: decode all of it; otherwise only where the file's end is not what it should be.
-        exif: the loader turns pictures as EXIF says, which OpenCV and Pillow do in mmcv for three channels and for one.
+        exif: the loader turns pictures as EXIF says, which OpenCV and Pillow do in mmcv for three channels and for one;
+            which formats OpenCV turns depends on its version.
+        decoder: one of :data:`DECODERS`.
     """
     size = (0, 0)
     try:
@@ -60,15 +63,25 @@ def probe(path: str, decode: bool = False, exif: bool = True) -> Tuple[str, str,
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 size, detail = image.size, ""
-                if exif and image.format in ("JPEG", "MPO") and "exif" in image.info:
-                    turn = image.getexif().get(ORIENTATION, 1)
-                    if 5 <= turn <= 8:
+                asked = image.format not in OPENCV_READS and decoder != "pillow"
+                turn = image.getexif().get(ORIENTATION, 1) if exif and "exif" in image.info else 1
+                if 5 <= turn <= 8:
+                    if image.format in ("JPEG", "MPO"):
                         size = size[::-1]
-                        detail = f"EXIF orientation {turn} turns it"
-                if image.format not in OPENCV_READS and cv2.imread(path) is None:
-                    return "picture-unreadable", f"{image.format} is not read by OpenCV", size
+                    elif decoder == "pillow":
+                        size = ImageOps.exif_transpose(image).size
+                    else:
+                        asked = True
                 if decode or _is_cut(path, image):
                     image.load()
+                if asked:
+                    flag = cv2.IMREAD_COLOR if exif else cv2.IMREAD_UNCHANGED
+                    read = cv2.imdecode(np.fromfile(path, np.uint8), flag)  # as mmcv does; imread differs for TIFFs
+                    if read is None:
+                        return "picture-unreadable", f"{image.format} is not read by OpenCV", size
+                    size = read.shape[1::-1]
+                if 5 <= turn <= 8 and size != image.size:
+                    detail = f"EXIF orientation {turn} turns it"
                 return "", detail, size
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         return "picture-unreadable", str(error).replace(path, "file"), size
@@ -150,6 +163,7 @@ def check_pictures(
     sizes: Optional[np.ndarray] = None,
     pictures: str = "all",
     exif: bool = True,
+    decoder: str = "cv2",
     progress: Progress = quiet,
 ) -> np.ndarray:
     """Check the files ``names`` below ``root``.
@@ -159,17 +173,21 @@ def check_pictures(
         sizes: (N, 2), width and height that the annotations give; NaN where they do not.
         pictures: "quick" (headers of :data:`QUICK_PICTURES` alone; existence and 0 bytes of all), "all" or "decode".
         exif: see :func:`probe`.
+        decoder: what decodes the pictures; one that is not in :data:`DECODERS` reads files that this audit cannot.
 
     Returns:
         (N, 2), width and height of each picture that was read and found whole, 0 elsewhere.
     """
     paths, good = find_files(report, root, names, name)
     rows, found = np.flatnonzero(good), np.zeros((len(names), 2), np.int64)
+    if decoder not in DECODERS and names:
+        report.add("pictures-not-read", f"{len(names)} files", decoder and f"imdecode_backend {decoder}")
+        rows = rows[:0]
     if pictures == "quick":
         rows = rows[spread(len(rows), QUICK_PICTURES)]
 
     def read(row: int) -> Tuple[str, str, Tuple[int, int]]:
-        return probe(paths[row], pictures == "decode", exif)
+        return probe(paths[row], pictures == "decode", exif, decoder)
 
     for row, (cause, detail, size) in in_threads(read, rows.tolist(), progress, f"Reading {root}"):
         if cause:

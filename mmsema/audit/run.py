@@ -40,17 +40,27 @@ def _steps(pipeline: Any) -> Iterator[dict]:
             yield from _steps(step)
 
 
-def _reading(pipeline: Any) -> Tuple[bool, bool, bool]:
-    """masks, poly2mask and exif as the audits take them, from a pipeline's loading transforms."""
+def is_remote(leaf: dict) -> bool:
+    """Whether a data set, or a transform of its pipeline, reads from a store that is no local disk."""
+    given = [step.get(key) for step in _steps(leaf) for key in ("backend_args", "file_client_args")]
+    backends = [one.get("backend") for one in given if isinstance(one, dict)]
+    names = f"{leaf.get('data_root')}{leaf.get('ann_file')}{leaf.get('data_prefix')}"
+    return "://" in names or any(backend not in (None, "local", "disk") for backend in backends)
+
+
+def _reading(pipeline: Any) -> Tuple[bool, bool, bool, str]:
+    """masks, poly2mask, exif and decoder as the audits take them, from a pipeline's loading transforms."""
     masks, poly2mask, exif = False, True, True
+    decoder = "" if pipeline else "cv2"
     for step in _steps(pipeline):
         kind = str(step.get("type", "")).rsplit(".", 1)[-1]
         if kind.startswith("LoadAnnotations"):
             masks, poly2mask = masks or bool(step.get("with_mask")), step.get("poly2mask", True)
         elif kind.startswith("LoadImageFromFile"):
             flags = step.get("color_type", "color") in ("color", "grayscale")
-            exif = flags and step.get("imdecode_backend", "cv2") != "turbojpeg"
-    return masks, poly2mask, exif
+            decoder = step.get("imdecode_backend") or "cv2"
+            exif = flags and decoder != "turbojpeg"
+    return masks, poly2mask, exif, decoder
 
 
 def _use(cfg: Config, loader: str) -> Tuple[str, bool]:
@@ -91,15 +101,16 @@ def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Pr
         detection = ("CocoDataset.load_data_list", "LVISV1Dataset.load_data_list")
         if not known and (reader not in detection or parser != "CocoDataset.parse_data_info"):
             return _unaudited(leaf, "it reads a form of data that the audit does not know")
-        if "://" in f"{leaf.get('data_root')}{leaf.get('ann_file')}{leaf.get('data_prefix')}":
+        if is_remote(leaf):
             return _unaudited(leaf, "it is not on a local disk")
         try:  # for the host's own defaults and joined paths; nothing is read
             dataset = registry.build({**leaf, "pipeline": [], "lazy_init": True})
         except Exception as error:  # whatever the host raises about its settings, it will say so itself
             return _unaudited(leaf, f"it cannot be built: {' '.join(str(error).split())[:200]}")
-    with_mask, poly2mask, exif = _reading(leaf.get("pipeline"))
+    with_mask, poly2mask, exif, decoder = _reading(leaf.get("pipeline"))
     classes = dataset.metainfo.get("classes")
-    prefix, same = dataset.data_prefix, dict(use=use, pictures=pictures, exif=exif, progress=progress)
+    same = dict(use=use, pictures=pictures, exif=exif, decoder=decoder, progress=progress)
+    prefix = dataset.data_prefix
     if reader == "CustomDataset.load_data_list":
         return audit_folders(
             dataset.img_prefix,
@@ -119,6 +130,7 @@ def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Pr
             img_suffix=dataset.img_suffix,
             map_suffix=dataset.seg_map_suffix,
             reduce_zero_label=dataset.reduce_zero_label,
+            ignore_index=dataset.ignore_index,
             **same,
         )
     lvis = reader == "LVISV1Dataset.load_data_list"

@@ -8,6 +8,7 @@ from typing import List, Sequence, Union
 
 from mmengine.config import Config, ConfigDict
 
+from ..audit.run import is_remote
 from ..hub import data_folder
 from .check import check_config, do_imports, merge_options, read
 from .errors import UsageError
@@ -102,10 +103,12 @@ def check_data(cfg: Config, loaders: List[str]) -> None:
         dataset = (cfg.get(loader) or {}).get("dataset", {})
         while "dataset" in dataset:  # wrappers such as RepeatDataset
             dataset = dataset["dataset"]
-        root = dataset.get("data_root") or ""
-        names = [dataset.get("ann_file") or "", *(dataset.get("data_prefix") or {}).values()]
+        if is_remote(dataset):
+            continue
+        root, prefix = dataset.get("data_root") or "", dataset.get("data_prefix") or ""
+        names = [dataset.get("ann_file") or "", *([prefix] if isinstance(prefix, str) else prefix.values())]
         for path in (Path(root) / name for name in names if root or name):
-            if "://" not in str(root) and not path.exists():
+            if not path.exists():
                 help_text = DATA_HELP.get(Path(root).name, "set data_root, ann_file and data_prefix in the config")
                 folder = root or path.parent
                 raise UsageError(f"{path} is missing, the data is expected in {folder}; {help_text}")

@@ -12,6 +12,8 @@ from ..checkpoint import CheckpointError
 from .errors import UsageError
 from .hooks import NotFiniteError, end_workers
 
+TRACEBACK = "Traceback (most recent call last):"
+
 # what classes raise at settings that they cannot take; a full disk or memory is none
 REFUSALS = (
     ArithmeticError,
@@ -52,12 +54,18 @@ def run_or_fail(runner: Runner, function: Callable) -> None:
 
 def what_happened(error: Exception) -> str:
     """An error's text in one line; where it has none, the line of code that raised it."""
-    lines = [line for line in str(error).splitlines() if line.strip()]  # a worker's error is a whole traceback
-    if len(lines) > 1 or isinstance(error, NotFiniteError):
-        return lines[-1].strip()
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    ends = [i for i, line in enumerate(lines) if line.rstrip().endswith(TRACEBACK)]
+    if ends:  # of a worker; what it raised follows the indented lines of the code
+        raised = [line for line in lines[ends[-1] + 1 :] if not line.startswith(" ")]
+        return (raised or lines)[0].strip()[:500]
+    if isinstance(error, NotFiniteError):
+        return lines[0]
     if not lines:
         frame = traceback.extract_tb(error.__traceback__)[-1]
         lines = [f"{frame.line} ({frame.filename}:{frame.lineno})"]
+    if lines[0].endswith(":"):  # and what it announces
+        lines[0] += f" {lines[1].strip()}" if len(lines) > 1 else ""
     return f"{type(error).__name__}: {lines[0].strip()[:500]}"
 
 

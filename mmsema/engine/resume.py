@@ -32,14 +32,17 @@ def check_resumable(path: str) -> None:
         )
 
 
+def checkpoint_folder(cfg: Config) -> Path:
+    """Where the checkpoint hook writes: the work folder, or one of its name in the hook's ``out_dir``."""
+    out_dir = ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
+    return Path(out_dir) / Path(cfg.work_dir).name if out_dir else Path(cfg.work_dir)
+
+
 def list_checkpoints(cfg: Config) -> List[str]:
     """What a work folder offers: what ``last_checkpoint`` names, then the others, newest first."""
-    work_dir = Path(cfg.work_dir)
-    out_dir = ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
-    folder = Path(out_dir) / work_dir.name if out_dir else work_dir
-    files = [path for path in folder.glob("*.pth") if not path.name.startswith("best_")]
+    files = [path for path in checkpoint_folder(cfg).glob("*.pth") if not path.name.startswith("best_")]
     found = [str(path) for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
-    pointer = work_dir / "last_checkpoint"
+    pointer = Path(cfg.work_dir) / "last_checkpoint"
     named = pointer.read_text().strip() if pointer.is_file() else ""
     same = [path for path in found if named and os.path.realpath(path) == os.path.realpath(named)]
     if named and not same and os.path.exists(named):

@@ -5,6 +5,8 @@ import json
 import os
 from pathlib import Path
 
+import mmcv
+import numpy as np
 import pytest
 from file_faults import cut
 from mmengine.config import Config
@@ -106,6 +108,31 @@ def test_a_pixel_format_that_exif_leaves_alone(tmp_path):
     assert pictures.probe(str(path), exif=False)[2] == (20, 10)
 
 
+@pytest.mark.parametrize("flag", ["color", "grayscale", "unchanged"])
+@pytest.mark.parametrize("decoder", ["cv2", "pillow"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
+def test_a_size_is_the_loaders(name, decoder, flag, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (20, 10)).save(tmp_path / name, exif=exif)
+    loaded = mmcv.imfrombytes((tmp_path / name).read_bytes(), flag=flag, backend=decoder)
+    found = pictures.probe(str(tmp_path / name), exif=flag != "unchanged", decoder=decoder)
+    assert found[0] == "" and found[2] == loaded.shape[1::-1]
+
+
+def test_a_tiff_that_opencv_reads_as_it_is_but_not_in_colours(tmp_path):
+    path = str(tmp_path / "a.tif")
+    Image.new("F", (20, 10)).save(path)
+    for form in (False, True):
+        assert pictures.probe(path, form) == ("picture-unreadable", "TIFF is not read by OpenCV", (20, 10))
+        assert (
+            pictures.probe(path, form, exif=False) == pictures.probe(path, form, decoder="pillow") == ("", "", (20, 10))
+        )
+    Image.new("RGB", (200, 100)).save(path)
+    cut(Path(path), 0.5)
+    assert pictures.probe(path)[0] == "picture-truncated"
+
+
 @pytest.mark.parametrize("mode, name", [("CMYK", "a.jpg"), ("L", "a.png"), ("I;16", "a.png"), ("RGBA", "a.webp")])
 def test_pictures_that_hosts_read(mode, name, tmp_path):
     Image.new(mode, (20, 10)).save(tmp_path / name)
@@ -193,13 +220,53 @@ def test_pairs_of_a_config(tmp_path):
     assert report.counts == {"map-missing": 1}
 
 
+@needs_mmseg
+@pytest.mark.parametrize("ignored, found", [(100, 100), (255, 255), (100, 255), (255, 100)])
+def test_maps_with_another_value_for_ignored(ignored, found, tmp_path):
+    make_pairs(tmp_path)
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[:4] = found
+    for path in (tmp_path / "map").iterdir():
+        Image.fromarray(values).save(path)
+    (report,) = audit_config(config("mmseg", train=dataset(tmp_path, "pairs", ignore_index=ignored)))
+    assert report.counts == ({} if ignored == found else {"map-values": 3})
+
+
+@needs_mmseg
+def test_pictures_that_a_transform_of_ones_own_reads(tmp_path):
+    make_pairs(tmp_path)
+    for path in (tmp_path / "img").iterdir():
+        np.save(path.with_suffix(".npy"), np.zeros((*SIZE[::-1], 8), np.float32))
+        path.unlink()
+    own = [dict(type="LoadNpy"), dict(type="LoadAnnotations"), dict(type="PackSegInputs")]
+    hosts = [dict(type="LoadImageFromFile", imdecode_backend="pillow"), *own[1:]]
+    tiff = [dict(type="LoadImageFromFile", imdecode_backend="tifffile"), *own[1:]]
+
+    def look(pipeline):
+        settings = dataset(tmp_path, "pairs", img_suffix=".npy", pipeline=pipeline)
+        return audit_config(config("mmseg", train=settings))[0]
+
+    line = f"note: {tmp_path}/img: files that OpenCV or Pillow do not read, only looked for: 3 files"
+    assert look(own).lines() == [line] and look(tiff).lines() == [f"{line} (imdecode_backend tifffile)"]
+    assert look(hosts).counts == {"picture-unreadable": 3}
+    (tmp_path / "img/0.npy").write_bytes(b"")
+    (tmp_path / "img/1.npy").unlink()
+    (tmp_path / "map/1.png").unlink()
+    (report,) = audit_config(config("mmseg", train=dataset(tmp_path, "pairs", img_suffix=".npy", pipeline=own)))
+    assert report.counts == {"picture-empty": 1, "pictures-not-read": 1}
+
+
 @pytest.mark.parametrize(
     "leaf, reason",
     [
         (dict(type="mmdet.CocoPanopticDataset"), "it reads a form of data that the audit does not know"),
         (dict(type="mmdet.NoSuchDataset"), "its type is not registered"),
         (dict(type="mmdet.CocoDataset", ann_file="s3://bucket/a.json"), "it is not on a local disk"),
-        (dict(type="mmdet.CocoDataset", anne_file="a.json"), "it cannot be built: "),
+        (dict(type="mmdet.CocoDataset", backend_args=dict(backend="petrel")), "it is not on a local disk"),
+        (
+            dict(type="mmdet.CocoDataset", anne_file="a.json", backend_args=dict(backend="local")),
+            "it cannot be built: ",
+        ),
     ],
 )
 def test_sets_that_are_not_audited_say_so(leaf, reason):

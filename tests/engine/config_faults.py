@@ -75,6 +75,11 @@ FAULTS: List[Fault] = [
     Fault("option for no setting", "", ("modle.backbone.depth=5",), ("--cfg-options modle.backbone.depth", "model?")),
     Fault("option of the wrong kind", "", ("train_dataloader.batch_size=four",),
           ("train_dataloader.batch_size", "number", "'four'")),
+    Fault("option with a text for numbers", "", ("model.neck.in_channels=many",), ("is a list in", "'many'")),
+    Fault("option with a text for a part", "", ("model.neck=FPN",), ("--cfg-options model.neck", "is a dict", "'FPN'")),
+    Fault("option with a text for settings", "", ("model.test_cfg=fast",), ("model.test_cfg", "is a dict", "'fast'")),
+    Fault("option for classes that is no file", "", ("train_dataloader.dataset.metainfo.classes=circle",),
+          ("train_dataloader.dataset.metainfo.classes", "'circle'", "no file of names")),
     Fault("option beyond a list", "", ("param_scheduler.7.end=4",), ("param_scheduler.7.end", "list of 2")),
     Fault("option for a variable", "", ("max_epochs=1",), ("--cfg-options max_epochs", "variable")),
 ]  # fmt: skip

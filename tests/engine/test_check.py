@@ -7,11 +7,14 @@ import pytest
 import torch
 from config_faults import FAULTS, ROOT, SHAPES, plant
 from mmengine.config import Config
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from mmsema.engine.check import find_faults, problem_of_work_dir
+from mmsema.engine.check import find_faults, merge_options, problem_of_work_dir
+from mmsema.engine.check.classes import classes_of
 from mmsema.engine.check.probe import quietly
-from mmsema.engine.config import load_config, read_config
+from mmsema.engine.config import check_data, load_config, read_config
 from mmsema.engine.errors import UsageError
+from mmsema.engine.resume import checkpoint_folder
 
 
 def lines_on(path, options=(), **more) -> list:
@@ -71,6 +74,24 @@ def test_options_that_something_takes_pass(option):
     read_config(SHAPES, [option])
 
 
+@pytest.mark.parametrize(
+    ("old", "option"),
+    [
+        (dict(val_evaluator=dict(type="CocoMetric", metric=["bbox", "segm"])), "val_evaluator.metric=bbox"),
+        (dict(train_dataloader=dict(dataset=dict(metainfo=dict(classes=("a", "b"))))),
+         f"train_dataloader.dataset.metainfo.classes={Path(__file__)}"),
+        (dict(model=dict(backbone=dict(type="SEMA", arch=dict(embed_dims=8)))), "model.backbone.arch=small"),
+        (dict(train_dataloader=dict(dataset=dict(type="mmpretrain.CustomDataset", data_prefix=dict(img_path="a")))),
+         "train_dataloader.dataset.data_prefix=b"),
+    ],
+)  # fmt: skip
+def test_options_of_another_kind_that_something_takes_pass(old, option):
+    cfg = Config(dict(old, default_scope="mmdet"))
+    assert merge_options(cfg, [option]) == []
+    key, value = option.split("=")
+    assert cfg.get(key.split(".")[0]) and str(value) in str(cfg)
+
+
 def test_imports_that_an_option_names_are_done(tmp_path, monkeypatch):
     (tmp_path / "has_a_mixer.py").write_text(
         "from mmsema.models.mixers import MIXERS\nMIXERS['of_an_option'] = MIXERS['sema']\n"
@@ -120,6 +141,81 @@ def test_transforms_of_albumentations_are_not_ours_to_know(scope, name, kind):
     assert len(lines) == 1 and f"No{name}" in lines[0], lines
 
 
+def faults_of_shapes(folder, text) -> list:
+    (folder / "planted.py").write_text(f"_base_ = {str(SHAPES)!r}\n{text}\n")
+    return find_faults(Config.fromfile(str(folder / "planted.py")))
+
+
+def test_weights_of_losses_are_no_part_of_a_model(tmp_path):
+    (line,) = faults_of_shapes(tmp_path, "model = dict(loss_weights=dict(rpn=1.0, roi=2))")
+    assert line.startswith("model.loss_weights: MaskRCNN has no loss_weights")
+    for part in ("loss=dict(loss_weight=1.0)", "loss=dict(use_sigmoid=True)", "neck=dict(_delete_=True, num_outs=4)"):
+        lines = faults_of_shapes(tmp_path, f"model = dict({part})")
+        assert any("a model needs a type" in line for line in lines), lines
+
+
+@pytest.fixture()
+def two_optimizers():
+    @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+    class TwoOptimizers:
+        def __init__(self, optim_wrapper_cfg, paramwise_cfg=None):
+            pass
+
+    yield "TwoOptimizers"
+    OPTIM_WRAPPER_CONSTRUCTORS.module_dict.pop("TwoOptimizers")
+
+
+def test_several_optimizers_are_each_checked(two_optimizers, tmp_path):
+    def faults(first):
+        one = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))
+        wrapper = dict(_delete_=True, constructor=two_optimizers, backbone=first, head=one)
+        return faults_of_shapes(tmp_path, f"optim_wrapper = {wrapper}")
+
+    optimizer = dict(type="AdamW", lr=1e-4)
+    assert faults(dict(optimizer=optimizer, clip_grad=dict(max_norm=1.0))) == []
+    for wrong, words in (
+        (dict(type="OptimWraper", optimizer=optimizer), "backbone.type: no optim wrapper 'OptimWraper'"),
+        (dict(optimizer=optimizer, clip=1), "backbone.clip: OptimWrapper has no clip"),
+        (dict(optimizer=dict(lr=0.1)), "backbone.optimizer: a optimizer needs a type"),
+        (dict(optimizer=dict(optimizer, weightdecay=1)), "backbone.optimizer.weightdecay: AdamW has no"),
+        (dict(optimizer=optimizer, clip_grad=dict(max_nrm=1)), "backbone.clip_grad.max_nrm"),
+    ):
+        (line,) = faults(wrong)
+        assert line.startswith(f"optim_wrapper.{words}"), line
+
+
+def test_classes_of_a_file_are_its_lines(tmp_path):
+    (tmp_path / "classes.txt").write_text("a\nb\nc\n")
+    for dataset in (
+        dict(classes=str(tmp_path / "classes.txt")),
+        dict(metainfo=dict(classes=f"{tmp_path}/classes.txt")),
+    ):
+        assert classes_of(dict(dataset, type="CustomDataset"), "mmpretrain")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        (dict(data_prefix="train"), False),
+        (dict(data_prefix="val"), True),
+        (dict(data_prefix=dict(img="val")), True),
+        (dict(data_prefix="val", backend_args=dict(backend="local")), True),
+        (dict(data_prefix="val", backend_args=dict(backend="petrel", path_mapping={"data/": "s3://x/"})), False),
+        (dict(data_prefix="val", pipeline=[dict(type="LoadImageFromFile", backend_args=dict(backend="lmdb"))]), False),
+        (dict(ann_file="a.json", data_prefix=dict(img="s3://x/")), False),
+    ],
+)
+def test_data_that_is_missing(settings, missing, tmp_path):
+    (tmp_path / "train").mkdir()
+    dataset = dict(type="RepeatDataset", dataset=dict(data_root=str(tmp_path), **settings))
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    if missing:
+        with pytest.raises(UsageError, match="val is missing"):
+            check_data(cfg, ["train_dataloader"])
+    else:
+        check_data(cfg, ["train_dataloader"])
+
+
 def test_the_random_state_is_as_it_was():
     torch.manual_seed(0)
     first = torch.rand(1)
@@ -130,10 +226,23 @@ def test_the_random_state_is_as_it_was():
 
 
 def test_work_folder_of_an_earlier_run(tmp_path):
-    assert problem_of_work_dir(str(tmp_path / "new" / "folder"), resume=False) is None
+    new = tmp_path / "new" / "folder"
+    assert problem_of_work_dir(str(new), new, resume=False) is None
     (tmp_path / "iter_7.pth").touch()
-    assert "iter_7.pth" in problem_of_work_dir(str(tmp_path), resume=False)
-    assert problem_of_work_dir(str(tmp_path), resume=True) is None
+    assert "iter_7.pth" in problem_of_work_dir(str(tmp_path), tmp_path, resume=False)
+    assert problem_of_work_dir(str(tmp_path), tmp_path, resume=True) is None
+
+
+def test_checkpoints_of_an_earlier_run_in_another_folder(tmp_path):
+    run = str(tmp_path / "runs/a/")
+    hooks = dict(checkpoint=dict(type="CheckpointHook", out_dir=str(tmp_path / "out")))
+    kept = checkpoint_folder(Config(dict(work_dir=run, default_hooks=hooks)))
+    assert kept == tmp_path / "out/a" and checkpoint_folder(Config(dict(work_dir=run))) == Path(run)
+    assert problem_of_work_dir(run, kept, resume=False) is None
+    kept.mkdir(parents=True)
+    (kept / "epoch_3.pth").touch()
+    assert f"{kept} has checkpoints of an earlier run (epoch_3.pth)" in problem_of_work_dir(run, kept, resume=False)
+    assert problem_of_work_dir(run, kept, resume=True) is None
 
 
 # what is wrong with configs that the hosts ship, or needs packages that are not installed here

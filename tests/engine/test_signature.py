@@ -1,8 +1,10 @@
 """What arguments are found where **kwargs are handed on, and where it cannot be told."""
 
+from typing import List, Optional, Union
+
 from torch import nn
 
-from mmsema.engine.check.signature import arguments_of, takes_text
+from mmsema.engine.check.signature import arguments_of, takes_text, wants_text
 
 
 class Base(nn.Module):
@@ -54,7 +56,13 @@ def test_functions_and_c_code():
 
 
 def test_texts_are_refused_for_numbers_alone():
-    from typing import Optional, Union
-
     assert not takes_text(int) and not takes_text(Optional[float])
     assert takes_text(Union[int, str]) and takes_text("int") and takes_text(bool)
+
+
+def test_texts_are_wanted_by_default_or_annotation():
+    def function(a: Union[str, dict], b: List[str], c: dict, d="tiny", e=None):
+        pass
+
+    named = arguments_of(function).named
+    assert [name for name in named if wants_text(named[name])] == ["a", "d"] and not wants_text(None)

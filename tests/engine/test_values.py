@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmsema.engine.check import problem_of_work_dir, read
 from mmsema.engine.check.values import check_values
 from mmsema.engine.errors import UsageError
-from mmsema.engine.failure import RunFailed, run_or_fail
+from mmsema.engine.failure import RunFailed, run_or_fail, what_happened
 from mmsema.engine.launch import build_runner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,11 +28,14 @@ FAULTS = [
     ("train_cfg.max_epochs", 0, "a whole number from 1, got 0"),
     ("train_cfg.max_epochs", 1.5, "got 1.5"),
     ("train_cfg.val_interval", 0, "got 0"),
+    ("train_cfg.val_interval", float("inf"), "a whole number from 1, got inf"),
+    ("train_cfg.max_epochs", float("nan"), "a whole number from 1, got nan"),
     ("optim_wrapper.optimizer.lr", -1e-3, "a number from 0, got -0.001"),
     ("optim_wrapper.optimizer.lr", "1e-3", "a number from 0, got '1e-3'"),
     ("optim_wrapper.optimizer.lr", None, "a number from 0, got None"),
     ("optim_wrapper.clip_grad.max_norm", -1.0, "above 0, got -1.0"),
     ("optim_wrapper.accumulative_counts", 0, "got 0"),
+    ("optim_wrapper.head.optimizer.lr", -1, "a number from 0, got -1"),
     ("default_hooks.logger.interval", 0, "got 0"),
     ("default_hooks.checkpoint.interval", 0, "-1 for none, got 0"),
     ("default_hooks.checkpoint.save_best", "coco/bbox_map", "gives no 'coco/bbox_map'; did you mean coco/bbox_mAP?"),
@@ -118,6 +121,11 @@ def test_other_values_pass(config, place, value):
     assert check_values(changed(config, place, value)) == []
 
 
+def test_names_of_a_metric_that_the_check_does_not_know(config):
+    cfg = changed(config, "val_evaluator.metric", "proposal_fast")
+    assert check_values(changed(cfg, "default_hooks.checkpoint.save_best", "coco/AR@100")) == []
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [("_base_ = 5\n", ":1: _base_ must be a file name or a list"), ("import sys\nsys.exit(0)\n", ":2: SystemExit: 0")],
@@ -129,7 +137,7 @@ def test_files_that_end_the_reading(text, words, tmp_path):
 
 
 def test_work_folder_without_a_name():
-    assert "must name a folder, got ''" in problem_of_work_dir("", resume=False)
+    assert "must name a folder, got ''" in problem_of_work_dir("", Path(), resume=False)
 
 
 class Running:
@@ -139,6 +147,25 @@ class Running:
 
     def register_hook(self, hook):
         self.hook = hook
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA`.\n",
+         "RuntimeError: CUDA error: device-side assert triggered"),
+        ("Expected to have finished reduction.\nParameter indices: 3 4\n In addition, you can set",
+         "RuntimeError: Expected to have finished reduction."),
+        ("Error(s) in loading state_dict for EMA:\n\tsize mismatch for a.weight",
+         "RuntimeError: Error(s) in loading state_dict for EMA: size mismatch for a.weight"),
+        ('Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n'
+         '  File "a.py", line 1, in f\n    g()\nKeyError: 1\n\nDuring handling of the above exception:\n\n'
+         'Traceback (most recent call last):\n  File "a.py", line 3, in f\n    h()\nValueError: bad picture\nat 7',
+         "ValueError: bad picture"),
+    ],
+)  # fmt: skip
+def test_what_happened_is_the_line_with_the_cause(text, words):
+    assert what_happened(RuntimeError(text)) == words
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Iterator, List, Optional, Tuple
 
 from mmengine.config import Config
+from mmengine.fileio import list_from_file
 
 from .channels import each, models_in
 from .registries import find
@@ -31,7 +32,7 @@ def classes_of(dataset: dict, scope: str) -> Optional[Tuple[int, str]]:
     """How many classes a data set's config gives it, and where that is written; None if only its files know."""
     for classes in ((dataset.get("metainfo") or {}).get("classes"), dataset.get("classes")):
         if isinstance(classes, str) and Path(classes).is_file():
-            return len(Path(classes).read_text().split("\n")), classes
+            return len(list_from_file(classes)), classes
         if isinstance(classes, (list, tuple)) and classes:
             return len(classes), "metainfo"
     target = find(dataset.get("type"), ("DATASETS",), dataset.get("_scope_") or scope)

@@ -44,6 +44,7 @@ class KeyCheck:
         self.faults: List[Tuple[str, str]] = []
         self.classes: List[Callable] = []  # of the part that is being walked
         self.loose: List[Tuple[str, dict]] = []  # dicts of that part whose keys its classes read
+        self.wrappers = wrappers_in(cfg.get("optim_wrapper"))
 
     def run(self) -> List[Tuple[str, str]]:
         if self.scope != "mmengine" and registries_of("MODELS", self.scope)[0].scope != self.scope:
@@ -59,6 +60,9 @@ class KeyCheck:
                 self.loader(value, key)
             elif key.endswith("_evaluator"):
                 self.evaluator(value, key)
+            elif key == "optim_wrapper":
+                for path, wrapper in self.wrappers.items():
+                    self.walk(wrapper, path, place, self.scope, False)
             else:
                 self.walk(value, key, self.fit(key, value, place), self.scope, key in ("model", "tta_model"))
             if key != "model":  # read beside its data_preprocessor
@@ -127,7 +131,7 @@ class KeyCheck:
             return
         scope = value.get("_scope_") or scope
         if "type" not in value and place.default is None:
-            if place.certain and place.kinds and self.must_have_type(path):
+            if place.certain and place.kinds and self.must_have_type(path) and not weights_of_losses(path, value):
                 names = f" ({', '.join(map(str, list(value)[:4]))}, ...)" if value else ""
                 self.add(path, f"a {self.kind(place)} needs a type, this dict{names} has none")
             self.inside(value, path, parent, scope, model)
@@ -231,7 +235,7 @@ class KeyCheck:
                     continue
                 if place.certain and target is None and not path.endswith("_cfg.rcnn"):
                     place = IN_MODEL if not isinstance(item, dict) or "type" not in item else place
-            elif path == "optim_wrapper":
+            elif path in self.wrappers:
                 place = Place(("OPTIMIZERS",)) if key == "optimizer" else UNTYPED
             else:
                 place = ELSEWHERE.get(key, ANYWHERE)
@@ -308,7 +312,6 @@ class KeyCheck:
 
     def plain(self) -> None:
         """Dicts of the runner that have no type."""
-        wrapper = self.cfg.get("optim_wrapper") or {}
         environment = self.cfg.get("env_cfg") or {}
         distributed = {*arguments_of(init_dist).named, "timeout", "init_backend", "world_size", "rank", "init_method"}
         self.known(environment, "env_cfg", {"cudnn_benchmark", "mp_cfg", "dist_cfg", "resource_limit"})
@@ -316,11 +319,13 @@ class KeyCheck:
         self.known(environment.get("dist_cfg"), "env_cfg.dist_cfg", distributed)
         self.known(self.cfg.get("randomness"), "randomness", arguments_of(Runner.set_randomness).named)
         self.known(self.cfg.get("auto_scale_lr"), "auto_scale_lr", {"enable", "base_batch_size"})
+        for path, wrapper in self.wrappers.items():
+            clip = wrapper.get("clip_grad") if isinstance(wrapper, dict) else None
+            if isinstance(clip, dict) and clip.get("type", "norm") == "norm":
+                self.known(clip, f"{path}.clip_grad", {*arguments_of(clip_grad_norm_).named, "type"})
+        wrapper = self.cfg.get("optim_wrapper")
         if not isinstance(wrapper, dict):
             return
-        clip = wrapper.get("clip_grad")
-        if isinstance(clip, dict) and clip.get("type", "norm") == "norm":
-            self.known(clip, "optim_wrapper.clip_grad", {*arguments_of(clip_grad_norm_).named, "type"})
         constructor, name = DefaultOptimWrapperConstructor, wrapper.get("constructor")
         if name is not None:
             constructor = find(name, ("OPTIM_WRAPPER_CONSTRUCTORS",), self.scope)
@@ -345,6 +350,22 @@ class KeyCheck:
             for key in value:
                 if key not in names and key != "_scope_":
                     self.unknown(path, key, path, names)
+
+
+def wrappers_in(value: Any) -> Dict[str, Any]:
+    """The optim wrapper, or those of several optimizers that a constructor makes into one, by their places."""
+    if isinstance(value, dict) and value.get("constructor") and "optimizer" not in value:
+        beside = {*TOP["optim_wrapper"].beside, "_scope_"}
+        several = {f"optim_wrapper.{key}": one for key, one in value.items() if key not in beside}
+        if several and all(isinstance(one, dict) and {"type", "optimizer"} & set(one) for one in several.values()):
+            return several
+    return {"optim_wrapper": value}
+
+
+def weights_of_losses(path: str, value: dict) -> bool:
+    """Whether a dict without a type is one of numbers by name, as in ``loss_weights=dict(rpn=1.0, roi=2.0)``."""
+    numbers = value and all(isinstance(item, (int, float)) and not isinstance(item, bool) for item in value.values())
+    return bool(numbers) and "loss_weight" not in value and path.rpartition(".")[2].startswith("loss")
 
 
 def check_keys(cfg: Config) -> List[Tuple[str, str]]:

@@ -1,11 +1,13 @@
 """--cfg-options: parsed, compared with the config that they change, and merged into it."""
 
+from pathlib import Path
 from typing import Any, List, Optional, Sequence
 
 from mmengine.config import Config, DictAction
 
-from .places import SETTINGS, TOP
-from .registries import did_you_mean
+from .places import ANYTHING, SETTINGS, TOP
+from .registries import did_you_mean, find
+from .signature import arguments_of, wants_text
 
 
 def merge_options(cfg: Config, options: Sequence[str]) -> List[str]:
@@ -44,25 +46,29 @@ def _problem(cfg: Config, key: str, value: Any) -> Optional[str]:
         return f"the config has no {top}{did_you_mean(top, {*cfg, *SETTINGS})}"
     if top in cfg and top not in SETTINGS and top not in TOP:
         return f"{top} is a variable of the config file, used up when it was read; set what it went into"
-    here: Any = cfg
+    here, above = cfg, None
     for depth, name in enumerate(names):
         path = ".".join(names[:depth])
         if isinstance(here, (list, tuple)):
             if not name.isdigit() or int(name) >= len(here):
                 return f"{path} is a list of {len(here)}, its index must be a number below that, got {name!r}"
-            here = here[int(name)]
+            here, above = here[int(name)], None
         elif isinstance(here, (dict, Config)):
             if name not in here:
                 return None  # new: whether anything takes it is for the key check
-            here = here[name]
+            here, above = here[name], here
         elif here is None:
             return f"{path} is None in the config and has no {name}; set it in the config file"
         else:
             return f"{path} is {here!r} and has no {name}"
-    return _wrong_kind(here, value)
+    if isinstance(here, dict) and isinstance(value, str) and "type" not in here and above is not None:
+        target = find(above.get("type"), ANYTHING, cfg.get("default_scope") or "mmengine")
+        if target is not None and wants_text(arguments_of(target).named.get(names[-1])):
+            return None
+    return _wrong_kind(names[-1], here, value)
 
 
-def _wrong_kind(old: Any, new: Any) -> Optional[str]:
+def _wrong_kind(name: str, old: Any, new: Any) -> Optional[str]:
     if old is None or new is None:
         return None
     if isinstance(old, dict):
@@ -70,7 +76,10 @@ def _wrong_kind(old: Any, new: Any) -> Optional[str]:
     if isinstance(old, (list, tuple)) and any(isinstance(item, dict) for item in old):
         return None if isinstance(new, (list, tuple)) else f"is a list of dicts in the config, got {new!r}"
     if isinstance(old, (list, tuple)) and isinstance(new, str):
-        return f"is a list in the config, got {new!r}"
+        if not old or not all(isinstance(item, str) for item in old):
+            return f"is a list in the config, got {new!r}"
+        if name == "classes" and "://" not in new and not Path(new).is_file():
+            return f"is a list in the config, got {new!r}, which is no file of names either"
     if isinstance(old, bool) and not isinstance(new, (bool, int)):
         return f"is True or False in the config, got {new!r}"
     if isinstance(old, (int, float)) and isinstance(new, str) and new != "dynamic":  # loss_scale

@@ -145,6 +145,15 @@ def vocabulary(targets: Iterable[Callable]) -> Set[str]:
     return {name for module in modules for name in names_in(module).all}
 
 
+def wants_text(parameter: Optional[inspect.Parameter]) -> bool:
+    """Whether an argument is certain to take a text: by its default, or by its annotation."""
+    if parameter is None:
+        return False
+    union = getattr(parameter.annotation, "__origin__", Union) is Union
+    choices = getattr(parameter.annotation, "__args__", [parameter.annotation]) if union else []
+    return isinstance(parameter.default, str) or str in choices
+
+
 def takes_text(annotation: Any) -> bool:
     """Whether a text fits an annotation; True where that cannot be told."""
     if getattr(annotation, "__origin__", None) is Union:

@@ -40,13 +40,13 @@ RULES: List[Tuple[str, Callable[[Any], bool], str]] = [
     (r"\w+_dataloader\.batch_size", lambda v: not _whole(v) or v >= 1, "at least 1"),
     (
         r"train_cfg\.(max_epochs|max_iters|val_interval)",
-        lambda v: _number(v) and v >= 1 and v == int(v),
+        lambda v: _number(v) and v >= 1 and v % 1 == 0,
         "a whole number from 1",
     ),
-    (r"optim_wrapper\.optimizer\.lr", lambda v: _number(v) and v >= 0, "a number from 0"),
-    (r"optim_wrapper\.optimizer\.weight_decay", lambda v: _number(v) and v >= 0, "a number from 0"),
-    (r"optim_wrapper\.accumulative_counts", lambda v: _whole(v) and v >= 1, "a whole number from 1"),
-    (r"optim_wrapper\.clip_grad\.(max_norm|clip_value)", lambda v: _number(v) and v > 0, "a number above 0"),
+    (r"optim_wrapper(\.\w+)?\.optimizer\.lr", lambda v: _number(v) and v >= 0, "a number from 0"),
+    (r"optim_wrapper(\.\w+)?\.optimizer\.weight_decay", lambda v: _number(v) and v >= 0, "a number from 0"),
+    (r"optim_wrapper(\.\w+)?\.accumulative_counts", lambda v: _whole(v) and v >= 1, "a whole number from 1"),
+    (r"optim_wrapper(\.\w+)?\.clip_grad\.(max_norm|clip_value)", lambda v: _number(v) and v > 0, "a number above 0"),
     (r"default_hooks\.logger\.interval", lambda v: _whole(v) and v >= 1, "a whole number from 1"),
     (r"default_hooks\.checkpoint\.interval", lambda v: _whole(v) and v != 0, "a whole number from 1, -1 for none"),
     (r"param_scheduler(\[\d+\])?\.start_factor", lambda v: _number(v) and 0 < v <= 1, "above 0, 1 at most"),
@@ -123,6 +123,8 @@ def metric_names(evaluators: Any) -> Optional[List[str]]:
             return None
         metrics = one.get("metric", "bbox")
         for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
+            if metric not in ("bbox", "segm", "proposal"):
+                return None
             items = COCO_PROPOSALS if metric == "proposal" else [f"{metric}_{item}" for item in COCO_BOXES]
             names += [f"{one.get('prefix') or 'coco'}/{item}" for item in items]
     return names

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Optional
 
 
-def problem_of_work_dir(work_dir: str, resume: bool) -> Optional[str]:
+def problem_of_work_dir(work_dir: str, checkpoints: Path, resume: bool) -> Optional[str]:
     """Why a run that starts now cannot or should not use this folder, in one line; None if it can.
 
     Args:
         work_dir: need not exist yet.
+        checkpoints: the folder that the checkpoint hook writes to, mostly the same.
         resume: the run goes on from checkpoints; a new one must not write over those of another.
     """
     if not work_dir:
@@ -21,12 +22,12 @@ def problem_of_work_dir(work_dir: str, resume: bool) -> Optional[str]:
     if not os.access(there, os.W_OK | os.X_OK):
         return f"work_dir {work_dir}: {there} cannot be written to"
     saved = sorted(
-        path.name for pattern in ("epoch_*", "iter_*", "interrupted") for path in folder.glob(f"{pattern}.pth")
+        path.name for pattern in ("epoch_*", "iter_*", "interrupted") for path in checkpoints.glob(f"{pattern}.pth")
     )
     if saved and not resume:
         names = ", ".join(saved[:3]) + (", ..." if len(saved) > 3 else "")
         return (
-            f"work_dir {work_dir} has checkpoints of an earlier run ({names}); "
-            "add --resume to go on with it, or name another with --work-dir"
+            f"{checkpoints} has checkpoints of an earlier run ({names}); "
+            "add --resume to go on with it, or name another folder with --work-dir"
         )
     return None
