@@ -1,5 +1,6 @@
 """Exported files beside the model, at batches and sizes that the exporters have not seen."""
 
+import copy
 import re
 import runpy
 import sys
@@ -51,11 +52,21 @@ def config(tmp_path) -> Path:
     return path
 
 
+def rounding(module, shape) -> float:
+    """How far the module itself, in float32, is from float64 on the pictures that are compared."""
+    image = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        pairs = zip(module(image), copy.deepcopy(module).double()(image.double()), strict=True)
+        return max((a - b).abs().max().item() for a, b in pairs)
+
+
 def assert_equal(module, out, format) -> None:
     rows = export.compare(module, out, format)
     assert [row.shape for row in rows] == list(export.CHECKED) and export.TRACED not in export.CHECKED
     for row in rows:
-        assert 0.5 < row.largest < 10 and row.difference < 1e-5 * max(row.largest, 1), row
+        # 1e-5, but for focused attention: where it divides by little, float32 itself is as far from the truth as that
+        assert 0.5 < row.largest < 10
+        assert row.difference < max(1e-5 * max(row.largest, 1), 2 * rounding(module, row.shape)), row
 
 
 MIXERS_AND_AVERAGES = [dict(mixer=name) for name in MIXERS] + [dict(averaging=name) for name in AVERAGES]

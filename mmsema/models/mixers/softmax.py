@@ -2,7 +2,9 @@
 
 from typing import Optional
 
+import torch
 import torch.nn.functional as F
+from mmsema_kernels.launch import is_exporting
 from torch import Tensor
 
 from .all_tokens import Tokens
@@ -23,4 +25,10 @@ class SoftmaxMixer(Mixer):
         tokens = Tokens(v, self.num_heads, sizes)
         q, k, v = tokens.split(*tokens.rope(*qk.chunk(2, dim=-1)), v.to(qk.dtype))  # under autocast they may differ
         mask = None if tokens.real is None else tokens.real.transpose(-2, -1)  # (B, 1, 1, n)
+        if is_exporting() and not torch.jit.is_tracing():
+            # the operator would choose one of its kernels now, and leave in the graph what sizes that one takes
+            scores = q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)
+            if mask is not None:
+                scores = scores.masked_fill(~mask, -torch.inf)
+            return tokens.merge(scores.softmax(-1) @ v)
         return tokens.merge(F.scaled_dot_product_attention(q, k, v, attn_mask=mask))
