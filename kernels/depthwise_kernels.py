@@ -27,16 +27,13 @@ NUM_WARPS = 1
 
 @triton.jit
 def _picture(sizes, H, W):
-    """Rows and columns of the program's picture: of ``sizes``, (B, 2), or of the whole map where that is None.
-
-    Sizes beyond the map, which no one can check without waiting for the device, count as the map's.
-    """
+    """Rows and columns of the program's picture: of ``sizes``, (B, 2), or of the whole map where that is None."""
     if sizes is None:
         h = H
         w = W
     else:
-        h = tl.minimum(tl.load(sizes + 2 * tl.program_id(2)), H)
-        w = tl.minimum(tl.load(sizes + 2 * tl.program_id(2) + 1), W)
+        h = tl.load(sizes + 2 * tl.program_id(2))
+        w = tl.load(sizes + 2 * tl.program_id(2) + 1)
     return h, w
 
 

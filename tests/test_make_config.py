@@ -107,9 +107,9 @@ def test_classes_are_in_the_files_order(work):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda text: "\ufeff" + text, "byte order mark"),
-        (lambda text: text[:-50], "cut off"),
-        (lambda text: "", "empty file"),
+        (lambda text: "\ufeff" + text, "BOM"),
+        (lambda text: text[:-50], "Unterminated|Expecting"),
+        (lambda text: "", "Expecting value"),
     ],
 )
 def test_annotations_that_cannot_be_read_are_not_passed_over(spoil, words, work):
@@ -117,7 +117,7 @@ def test_annotations_that_cannot_be_read_are_not_passed_over(spoil, words, work)
     make_shapes("data", dict(train=6, val=6))
     file = work / "data/annotations/instances_train.json"
     file.write_text(spoil(file.read_text()), encoding="utf-8")
-    with pytest.raises(UsageError, match=f"instances_train.json: .*{words}.*; mend the file or take it out"):
+    with pytest.raises(UsageError, match=f"instances_train.json cannot be read: .*({words}).*; mend it or take it out"):
         make_config("data", "mine.py")
     assert not Path("data/mmsema").exists()
 

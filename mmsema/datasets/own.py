@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Optional, Sequence, Tuple
 
-from ..audit.coco import read_json
-from ..audit.report import Report
 from .converters.coco import ConversionError, Picture, is_held_out, split, write_coco
 from .converters.masks import describe, read_masks
 from .converters.voc import read_voc, voc_split
@@ -41,10 +39,10 @@ def _read_coco(file: Path) -> Optional[dict]:
     Raises:
         ConversionError: it cannot be read, so that it may be annotations or not.
     """
-    report = Report(str(file.name))
-    content = read_json(report, str(file))
-    if report.stops:
-        raise ConversionError(f"{file.parent}: {report.stops[0]}; mend the file or take it out of the folder")
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConversionError(f"{file} cannot be read: {error}; mend it or take it out of the folder") from None
     keys = ("images", "annotations", "categories")
     return content if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys) else None
 

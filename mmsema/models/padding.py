@@ -49,7 +49,10 @@ def picture_sizes(x: Tensor, sizes: Optional[Tensor], pad_value: Optional[float]
     if isinstance(sizes, Tensor) and not sizes.is_floating_point():
         sizes = sizes.int()
     check_sizes(sizes, x.permute(0, 2, 3, 1))
-    return None if can_read(sizes) and _all_fill(sizes, x) else sizes
+    if can_read(sizes):
+        return None if _all_fill(sizes, x) else sizes
+    # on a device no one looks at the numbers: those beyond the batch must not lead the kernels out of the maps
+    return torch.stack([side.clamp(1, most) for side, most in zip(sizes.unbind(1), x.shape[2:], strict=True)], 1)
 
 
 def batch_norm(norm: _BatchNorm, x: Tensor, sizes: Optional[Tensor]) -> Tensor:

@@ -300,6 +300,16 @@ def test_wrong_sizes_are_named(sizes, error, message):
         build()(batch([(8, 9), (8, 9)]), sizes)
 
 
+def test_sizes_that_cannot_be_read_end_with_the_batch(monkeypatch):
+    """Elsewhere than on the CPU no one looks at the numbers, and kernels would follow them out of the maps."""
+    read_nothing(monkeypatch)
+    x, model = batch([(8, 9), (8, 9)]), build().eval()
+    with torch.no_grad():
+        expected = model(x, torch.tensor([(8, 9), (5, 9)]))
+        actual = model(x, torch.tensor([(80, 9), (5, 10**6)]))
+    assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
 @pytest.mark.parametrize("value", ["0", True, (0, 0, 0)])
 def test_wrong_pad_value_is_named(value):
     with pytest.raises(TypeError, match="pad_value must be a number or None, got "):
