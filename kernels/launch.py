@@ -54,7 +54,9 @@ def is_exporting() -> bool:
 
 def asked_for(requested: Optional[str]) -> str:
     """The backend that the argument names, else :func:`use_backend`, else the environment variable, else "auto"."""
-    return requested or _in_use or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
+    if requested is not None:
+        return requested
+    return _in_use or os.environ.get(ENVIRONMENT_VARIABLE, "auto")
 
 
 def choose_backend(requested: Optional[str], device: torch.device, why_not_triton: Callable[[], str]) -> str:
@@ -64,7 +66,7 @@ def choose_backend(requested: Optional[str], device: torch.device, why_not_trito
     ``why_not_triton`` says why the kernels cannot take the arguments; empty if they can. A backend asked for by name
     either runs or raises.
     """
-    source = "backend" if requested else "use_backend" if _in_use else ENVIRONMENT_VARIABLE
+    source = "backend" if requested is not None else "use_backend" if _in_use else ENVIRONMENT_VARIABLE
     name = asked_for(requested)
     if name == "auto":
         if is_exporting():

@@ -160,7 +160,8 @@ def find_own_data(folder: Path, name: str = "object") -> OwnData:
         names = voc_split(folder)
         lines = ["split as ImageSets/Main/train.txt and val.txt say"] if names else []
         parts = [[one for one in pictures if one.path.stem in side] for side in names] if names else split(pictures)
-        unlisted = [one.path.stem for one in pictures if names and one.path.stem not in names[0] | names[1]]
+        listed = set.union(*names) if names else {one.path.stem for one in pictures}
+        unlisted = [one.path.stem for one in pictures if one.path.stem not in listed]
         if unlisted:
             first = ", ".join(unlisted[:4]) + (", ..." if len(unlisted) > 4 else "")
             problems.append(f"{len(unlisted)} pictures are in neither list, train.txt or val.txt: {first}")

@@ -133,6 +133,8 @@ def test_use_backend(maps, monkeypatch):
         sema_attention(*(t.cpu() for t in maps))
     with pytest.raises(ValueError, match=r"name must be one of .*, got 'cudnn'"), use_backend("cudnn"):
         pass
+    with pytest.raises(ValueError, match=r"backend must be one of .*, got ''"):
+        sema_attention(*maps, backend="")
 
 
 def test_use_backend_holds_for_compiled_graphs(maps, monkeypatch):
