@@ -65,7 +65,11 @@ def count_flakes() -> bool:
             command, cwd=ROOT, env=dict(os.environ, OMP_NUM_THREADS="1"), capture_output=True, text=True
         )
         failed += done.returncode != 0
-        print(f"run {run}/{RUNS}: {done.stdout.strip().splitlines()[-1]}", flush=True)
+        lines = (done.stdout.strip() or done.stderr.strip() or "no word").splitlines()
+        print(f"run {run}/{RUNS}: {lines[-1]}", flush=True)
+        for line in lines:
+            if line.startswith(("FAILED", "ERROR")):
+                print(line, flush=True)
     print(f"{'flakes':12} {failed}/{RUNS}  runs of the quick tier that failed (target: 0)")
     return not failed
 
