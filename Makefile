@@ -31,8 +31,9 @@ test: env
 test-quick: env
 	@$(VENV_PYTHON) $(PYTEST) -m "not long and not slow"
 
+# a few files take most of the time: the idle process takes tests from the busy one
 test-long: env
-	@$(VENV_PYTHON) $(PYTEST) -m long
+	@$(VENV_PYTHON) -m pytest -n auto --dist worksteal -m long
 
 scorecard: export OMP_NUM_THREADS ?= 1
 scorecard: env

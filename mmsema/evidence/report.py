@@ -63,6 +63,8 @@ def _number(spread: Spread, digits: int) -> str:
 def cells(name: str, lines: Sequence[Line]) -> List[List[str]]:
     """The table's header and rows, as text."""
     table = TABLES[name]
+    if table.tests:
+        return _scale_cells(name, lines)
     rows = spreads(table, lines)
     stars = {metric: marked(rows, metric) for metric in table.metrics}
     efforts = [title for title, column in EFFORT.items() if any(column in row for row in rows.values())]
@@ -82,6 +84,24 @@ def cells(name: str, lines: Sequence[Line]) -> List[List[str]]:
                 line.append(f"{spread.mean:.2f}" if title.startswith("s ") else f"{spread.mean / 1e6:.2f}")
         out.append(line)
     return out
+
+
+def by_scale(name: str, lines: Sequence[Line]) -> Dict[str, Dict[float, float]]:
+    """The first metric of every model at every scale of the test pictures; rows are named 'model xSCALE'."""
+    metric = next(iter(TABLES[name].metrics))
+    curves: Dict[str, Dict[float, float]] = {}
+    for row_name, row in spreads(TABLES[name], lines).items():
+        model, scale = row_name.rsplit(" x", 1)
+        curves.setdefault(model, {})[float(scale)] = row[metric].mean
+    return curves
+
+
+def _scale_cells(name: str, lines: Sequence[Line]) -> List[List[str]]:
+    """A row a model, a column a scale; no row is judged."""
+    curves = by_scale(name, lines)
+    scales = sorted({scale for curve in curves.values() for scale in curve})
+    rows = [[model, *(f"{curve[s]:.3f}" if s in curve else "" for s in scales)] for model, curve in curves.items()]
+    return [[next(iter(TABLES[name].metrics)), *(f"x{scale:g}" for scale in scales)], *rows]
 
 
 def markdown(name: str, lines: Sequence[Line]) -> str:
@@ -124,25 +144,22 @@ def plot(name: str, lines: Sequence[Line], path: Path) -> None:
 
 
 def plot_scales(name: str, lines: Sequence[Line], path: Path) -> None:
-    """A curve for every model over the scale of the test pictures; rows are named 'model xSCALE'."""
+    """A curve for every model over the scale of the test pictures."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    metric = next(iter(TABLES[name].metrics))
     figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=120, layout="constrained")
-    curves: Dict[str, Dict[float, float]] = {}
-    for row_name, row in spreads(TABLES[name], lines).items():
-        model, scale = row_name.rsplit(" x", 1)
-        curves.setdefault(model, {})[float(scale)] = row[metric].mean
+    curves = by_scale(name, lines)
     styles = [(marker, line) for line in ("-", "--") for marker in "o^sDvx"]
     for (model, curve), (marker, line) in zip(sorted(curves.items()), styles, strict=False):
         color, face = ("black", "black") if model == "sema" else ("dimgrey", "white")
         points = sorted(curve.items())
         axes.plot(*zip(*points, strict=True), line, marker=marker, color=color, markerfacecolor=face, label=model)
     scales = sorted({scale for curve in curves.values() for scale in curve})
-    axes.set(xscale="log", xlabel="size of the test pictures over their own", ylabel=metric, title=TABLES[name].title)
+    axes.set(xscale="log", xlabel="size of the test pictures over their own", ylabel=next(iter(TABLES[name].metrics)))
+    axes.set_title(TABLES[name].title)
     axes.set_xticks(scales, [f"{scale:g}" for scale in scales])
     axes.minorticks_off()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

@@ -22,6 +22,7 @@ from .tables import TABLES, Row, Table
 
 COSTS = ("iterations", "seconds", "memory_mb", "parameters", "backbone_parameters")
 TRAIN, TEST = "tools/train.py", "tools/test.py"
+POINTER = "last_checkpoint"  # mmengine's file
 WAIT = 0.5  # seconds between two looks at a run
 
 
@@ -106,6 +107,11 @@ def last_iteration(folder: Path) -> Optional[int]:
     files = sorted(folder.glob("*/vis_data/scalars.json"))
     steps = [line["iter"] for line in scalars(files[-1].parents[1]) if "iter" in line] if files else []
     return steps[-1] if steps else None
+
+
+def last_checkpoint(folder: Path) -> str:
+    """The newest checkpoint in a work folder, which may have been moved since mmengine wrote down where it is."""
+    return str(folder / Path((folder / POINTER).read_text().strip()).name)
 
 
 def versions(run: Run) -> Line:
@@ -194,7 +200,7 @@ class Runner:
         self._call(command, run, lock.fileno())
         metrics, costs = results(run)
         if metrics is None and not run.tested:  # killed after the last checkpoint, before or during the evaluation
-            self._call(run.test_command((run.folder / "last_checkpoint").read_text().strip()), run, lock.fileno())
+            self._call(run.test_command(last_checkpoint(run.folder)), run, lock.fileno())
             metrics, costs = results(run)
         if metrics is None:
             raise RunError(f"no {', '.join(table.metrics.values())} in the scalars of {run.folder}")
@@ -209,13 +215,12 @@ class Runner:
         return line
 
     def _checkpoint(self, tested: Run) -> str:
-        pointer = tested.folder / "last_checkpoint"
         done = find_line(read_lines(self.out_dir / f"{tested.table}.csv"), row=tested.row, seed=tested.seed)
-        if not done or not pointer.is_file():
+        if not done or not (tested.folder / POINTER).is_file():
             raise RunError(
                 f"no trained {tested.row} with seed {tested.seed} in {tested.folder}; run {tested.table} first"
             )
-        return pointer.read_text().strip()
+        return last_checkpoint(tested.folder)
 
     def _call(self, command: Sequence[str], run: Run, lock: int) -> None:
         """Run a tool of this project; the work folder stays locked while it lives, even if this process is killed."""

@@ -128,7 +128,7 @@ TABLES: Dict[str, Table] = {
         options="",
         rows={
             f"{name} x{scale}": Row(f"{NUCLEI_SCALE}{scale}", tested=name)
-            for name in ("sema", "window", "linear", "inline", "resnet18", "softmax")
+            for name in (*MIXERS, "resnet18")
             for scale in SCALES
         },
         metrics={"mask AP": "coco/segm_mAP", "box AP": "coco/bbox_mAP"},

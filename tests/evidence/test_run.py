@@ -53,7 +53,7 @@ for epoch in range(done, 2 if kind == "train" else 0):
     write(loss=1.0, iter=10 * epoch + 10)
     write(**{"cost/seconds": 0.5, "cost/memory_mb": 700.0, "cost/parameters": 3000000, "cost/iterations": 20,
              "cost/backbone_parameters": 2000000})
-    pointer.write_text(str(folder / f"epoch_{epoch + 1}.pth"))
+    pointer.write_text(str(folder.resolve() / f"epoch_{epoch + 1}.pth"))
 if kind == "train" and done < 2 or kind == "test":
     event("evaluation")
     write(score=score, step=2)

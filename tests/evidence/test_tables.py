@@ -75,6 +75,13 @@ def test_plots(tmp_path, monkeypatch):
     monkeypatch.setitem(TABLES, "t", Table("t", "c", "", rows, {"score": "score"}, ""))
     report.plot("t", lines(a=[0.1, 0.3], b=[0.4]), tmp_path / "a.png")
     rows = {f"{name} x{scale}": Row() for name in ("sema", "window") for scale in (0.5, 1.0)}
-    monkeypatch.setitem(TABLES, "s", Table("s", "c", "", rows, {"score": "score"}, ""))
+    monkeypatch.setitem(TABLES, "s", Table("s", "c", "", rows, {"score": "score"}, "", tests="t"))
     report.plot_scales("s", lines(**{name: [0.5] for name in rows}), tmp_path / "b.png")
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("a.png", "b.png"))
+
+
+def test_a_table_of_tests_has_a_column_for_every_scale(monkeypatch):
+    rows = {f"{name} x{scale}": Row() for name in ("a", "b") for scale in (2.0, 0.5)}
+    monkeypatch.setitem(TABLES, "s", Table("s", "c", "", rows, {"score": "score"}, "", tests="t"))
+    found = lines(**{"a x2.0": [0.5], "a x0.5": [0.25], "b x0.5": [0.75]})
+    assert report.cells("s", found) == [["score", "x0.5", "x2"], ["b", "0.750", ""], ["a", "0.250", "0.500"]]
