@@ -2,12 +2,17 @@
 
 import codecs
 import collections
+import fcntl
 import hashlib
 import os
 import pickle
 import re
+import sys
+import warnings
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Union
+from typing import Any, BinaryIO, Iterator, Union
+from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -96,18 +101,67 @@ def _refuse_scripts(path: str) -> None:
         raise RuntimeError("a TorchScript archive")
 
 
+def _download(url: str) -> Path:
+    """The file of a URL in torch's own cache of downloads, fetched if it is not there, by one process of a machine."""
+    folder = Path(torch.hub.get_dir(), "checkpoints")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / Path(urlparse(url).path).name
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not file.is_file():
+            torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {url} cannot be downloaded to {file}: {error}") from error
+    finally:
+        os.close(lock)
+    return file
+
+
+@contextmanager
+def _local_file(path: str) -> Iterator[str]:
+    if path.startswith(("http://", "https://")):
+        yield str(_download(path))
+    elif "://" in path:
+        with get_local_path(path) as local:
+            yield str(local)
+    elif Path(path).is_file():
+        yield path
+    else:
+        raise CheckpointError(f"checkpoint {path} is not a file")
+
+
+def _check_hash(checkpoint: dict, path: str, local: str) -> None:
+    """Compare a name that ends in ``-<8 hex digits>.pth`` with the content's SHA-256, if it was meant as one.
+
+    Ours are. Of others it may be a date, a commit, or mmengine's ``published_keys``, which hash something else.
+    """
+    expected = re.search(r"-([0-9a-f]{8})\.pth$", path)
+    if not expected or re.fullmatch(r"20\d{6}", expected[1]):  # a date
+        return
+    digest = hashlib.sha256(Path(local).read_bytes()).hexdigest()
+    if digest.startswith(expected[1]):
+        return
+    differs = f"its name says SHA-256 {expected[1]}..., its content has {digest[:8]}..."
+    meta = checkpoint.get("meta")
+    if isinstance(meta, dict) and "mmsema_version" in meta:
+        raise CheckpointError(
+            f"checkpoint {path} ({os.path.getsize(local)} bytes) is damaged: {differs}; download it again"
+        )
+    warnings.warn(f"checkpoint {path}: {differs}; if that is meant as one, download it again", stacklevel=3)
+
+
 def read_checkpoint(path: Union[str, Path]) -> dict:
     """Read a checkpoint file (or URL) without ever running code from it.
 
-    A name that ends in ``-<8 hex digits>.pth``, as published files have it, is checked against the content's SHA-256.
+    Downloads are kept where torch and mmengine keep them (``$TORCH_HOME/hub/checkpoints``) and found there. Files that
+    ``publish_model`` wrote, with ``-<8 hex digits>.pth`` at the end, are checked against that SHA-256.
 
     Raises:
         CheckpointError: the file cannot be used; one line says what it looks like.
     """
     path = os.path.expanduser(path)
-    if "://" not in path and not Path(path).is_file():
-        raise CheckpointError(f"checkpoint {path} is not a file")
-    with get_local_path(path) as local:
+    with _local_file(path) as local:
         size = os.path.getsize(local)
         with open(local, "rb") as file:
             head = file.read(256)
@@ -123,15 +177,9 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
                 reason = "it is a TorchScript archive, which holds code beside its weights"
             else:
                 reason = _looks_like(head)
-            raise CheckpointError(f"checkpoint {path} ({size} bytes) is refused: {reason}") from error
-        expected = re.search(r"-([0-9a-f]{8})\.pth$", path)
-        if expected and not re.fullmatch(r"20\d{6}", expected[1]):  # a date
-            digest = hashlib.sha256(Path(local).read_bytes()).hexdigest()
-            if not digest.startswith(expected[1]):
-                raise CheckpointError(
-                    f"checkpoint {path} ({size} bytes) is damaged: its name says SHA-256 {expected[1]}..., "
-                    f"its content has {digest[:8]}...; download it again"
-                )
-    if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of tensors")
+            kept = f" (kept as {local})" if path.startswith("http") else ""
+            raise CheckpointError(f"checkpoint {path}{kept} ({size} bytes) is refused: {reason}") from error
+        if not isinstance(checkpoint, dict):
+            raise CheckpointError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of tensors")
+        _check_hash(checkpoint, path, local)
     return checkpoint

@@ -338,6 +338,9 @@ def test_published_files_are_named_by_their_hash_and_checked(tmp_path):
     refused(build(1), path, "is damaged", "SHA-256")
     shutil.copy(tmp_path / "epoch_12.pth", tmp_path / "run-20261121.pth")  # a date is no hash
     read_checkpoint(tmp_path / "run-20261121.pth")
+    shutil.copy(tmp_path / "epoch_12.pth", tmp_path / "run-0badc0de.pth")  # of others, whatever it may mean
+    with pytest.warns(UserWarning, match="its name says SHA-256 0badc0de..., its content has"):
+        read_checkpoint(tmp_path / "run-0badc0de.pth")
     with pytest.raises(CheckpointError, match="no tensor whose name starts with 'neck'; it has backbone.stem"):
         publish_model(tmp_path / "epoch_12.pth", tmp_path / "sema.pth", drop=["neck"])
 

@@ -289,6 +289,18 @@ def test_downloads_are_read_alike(name, server, trained, canary, tmp_path, witho
     assert canary.exists()
 
 
+def test_downloads_are_kept_where_mmengine_keeps_them(server, tmp_path, without_guard):
+    weights = dict(weight=torch.ones(1, 1), bias=torch.zeros(1))
+    torch.save(weights, tmp_path / "hostile.pth")
+    assert read_checkpoint(server).keys() == weights.keys()
+    (tmp_path / "hostile.pth").unlink()  # from now on the server has nothing
+    assert read_checkpoint(server).keys() == weights.keys()
+    with pytest.raises(CheckpointError, match="cannot be downloaded to .*/torch/hub/checkpoints/other.pth: HTTP"):
+        read_checkpoint(server.replace("hostile", "other"))
+    without_guard()
+    assert load_checkpoint(nn.Linear(1, 1), server).keys() == weights.keys()
+
+
 def test_names_that_mmengine_does_not_know_are_said(server):
     with pytest.raises(CheckpointError, match="torchvision://resnet19 is not among the 1 names"):
         load_checkpoint(nn.Linear(1, 1), "torchvision://resnet19")

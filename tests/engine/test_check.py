@@ -83,9 +83,12 @@ def test_options_that_something_takes_pass(option):
         (dict(model=dict(backbone=dict(type="SEMA", arch=dict(embed_dims=8)))), "model.backbone.arch=small"),
         (dict(train_dataloader=dict(dataset=dict(type="mmpretrain.CustomDataset", data_prefix=dict(img_path="a")))),
          "train_dataloader.dataset.data_prefix=b"),
+        (dict(model=dict(neck=dict(type="FPN", add_extra_convs=False))), "model.neck.add_extra_convs=on_output"),
     ],
 )  # fmt: skip
 def test_options_of_another_kind_that_something_takes_pass(old, option):
+    import mmdet.models  # noqa: F401
+
     cfg = Config(dict(old, default_scope="mmdet"))
     assert merge_options(cfg, [option]) == []
     key, value = option.split("=")
@@ -203,9 +206,13 @@ def test_classes_of_a_file_are_its_lines(tmp_path):
         (dict(data_prefix="val", backend_args=dict(backend="petrel", path_mapping={"data/": "s3://x/"})), False),
         (dict(data_prefix="val", pipeline=[dict(type="LoadImageFromFile", backend_args=dict(backend="lmdb"))]), False),
         (dict(ann_file="a.json", data_prefix=dict(img="s3://x/")), False),
+        (dict(data_prefix="val", type="mmpretrain.CIFAR10"), False),
+        (dict(data_prefix="val", type="mmpretrain.CIFAR10", download=False), True),
     ],
 )
 def test_data_that_is_missing(settings, missing, tmp_path):
+    import mmpretrain.datasets  # noqa: F401
+
     (tmp_path / "train").mkdir()
     dataset = dict(type="RepeatDataset", dataset=dict(data_root=str(tmp_path), **settings))
     cfg = Config(dict(train_dataloader=dict(dataset=dataset)))

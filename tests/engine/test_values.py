@@ -121,6 +121,12 @@ def test_other_values_pass(config, place, value):
     assert check_values(changed(config, place, value)) == []
 
 
+def test_names_of_a_loop_that_the_check_does_not_know(config):
+    """mmdet's semi-supervised training."""
+    cfg = changed(config, "val_cfg.type", "TeacherStudentValLoop")
+    assert check_values(changed(cfg, "default_hooks.checkpoint.save_best", "teacher/coco/bbox_mAP")) == []
+
+
 def test_names_of_a_metric_that_the_check_does_not_know(config):
     cfg = changed(config, "val_evaluator.metric", "proposal_fast")
     assert check_values(changed(cfg, "default_hooks.checkpoint.save_best", "coco/AR@100")) == []

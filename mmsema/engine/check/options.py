@@ -61,7 +61,8 @@ def _problem(cfg: Config, key: str, value: Any) -> Optional[str]:
             return f"{path} is None in the config and has no {name}; set it in the config file"
         else:
             return f"{path} is {here!r} and has no {name}"
-    if isinstance(here, dict) and isinstance(value, str) and "type" not in here and above is not None:
+    may_be_text = isinstance(here, bool) or isinstance(here, dict) and "type" not in here
+    if may_be_text and isinstance(value, str) and above is not None:
         target = find(above.get("type"), ANYTHING, cfg.get("default_scope") or "mmengine")
         if target is not None and wants_text(arguments_of(target).named.get(names[-1])):
             return None

@@ -134,6 +134,8 @@ def _metrics(cfg: Config) -> Iterator[Tuple[str, str]]:
     """Names of metrics that the evaluator will not give, which hooks find out after the first epoch, or never."""
     if not isinstance(cfg.get("val_evaluator"), (dict, list, tuple)):
         return
+    if str((cfg.get("val_cfg") or {}).get("type", "ValLoop")).split(".")[-1] != "ValLoop":
+        return  # others give names of their own: mmdet's TeacherStudentValLoop puts the model's before them
     names = metric_names(cfg.val_evaluator)
     if names is None:
         return
