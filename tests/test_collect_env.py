@@ -25,6 +25,7 @@ def distribution(name: str, version: str = "1.0") -> tuple:
     )
 
 
+@pytest.mark.slow
 def test_a_sound_environment(tmp_path):
     done = collect_env(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr

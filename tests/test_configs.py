@@ -55,6 +55,7 @@ def test_header_says_results_cost_and_command(path):
     assert f"configs/{path.name}" in command and command.startswith(("# python tools/", "# tools/"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_parameters_are_those_of_the_index(path):
     with torch.device("meta"):
@@ -82,6 +83,7 @@ def reduced(cfg: Config) -> Config:
     return cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_forward_and_backward(path):
     from test_hosts import batch

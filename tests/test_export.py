@@ -80,6 +80,7 @@ EXPORTS = [("torchscript", options) for options in MIXERS_AND_AVERAGES] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "options"), EXPORTS, ids=lambda value: value if isinstance(value, str) else "-".join(value.values())
 )

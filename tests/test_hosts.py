@@ -67,6 +67,7 @@ def batch(num_classes: int, sizes=((96, 128), (112, 96))) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOST_CONFIGS)
 def test_mmdet_config_with_swapped_backbone_trains(name):
     model = build(host_config(name)).train()

@@ -33,6 +33,7 @@ def test_list_models_and_get_model_know_our_names(imports, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_importing_mmsema_imports_no_host_and_leaves_no_finder_behind(tmp_path):
     code = """
 import sys

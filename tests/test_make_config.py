@@ -57,6 +57,7 @@ def loss(config: str) -> float:
     return value.item()
 
 
+@pytest.mark.slow
 def test_coco_files_are_used_as_they_are(work):
     make_shapes("data/shapes", dict(train=6, val=2))
     before = snapshot(work / "data")
@@ -134,6 +135,7 @@ def test_pictures_of_no_list_are_counted(work):
     assert files(content("data/mmsema/instances_train.json")) == ["a", "c"]
 
 
+@pytest.mark.slow
 def test_voc_becomes_a_detector_of_boxes(work):
     boxes = [item("cat", 20, 20, 50, 50), item('dog\'s "friend"', 60, 30, 80, 55)]
     for name in NAMES:
@@ -164,6 +166,7 @@ def write_masks(root: Path, size=(300, 300), count: int = 2) -> None:
             cv2.imwrite(str(root / name / f"masks/{i}.png"), mask)
 
 
+@pytest.mark.slow
 def test_masks_of_small_objects_are_trained_on_in_crops(work):
     write_masks(work / "data", count=22)
     before = snapshot(work / "data")

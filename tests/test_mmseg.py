@@ -69,6 +69,7 @@ def batch(height: int, width: int) -> dict:
     return dict(inputs=inputs, data_samples=samples)
 
 
+@pytest.mark.slow
 def test_host_config_with_swapped_backbone_learns_and_predicts():
     from mmseg.registry import MODELS
 
@@ -128,6 +129,7 @@ def test_our_config_trains_and_is_tested(ade20k, tmp_path):
     assert len(list((tmp_path / "pictures").rglob("*.png"))) == 2
 
 
+@pytest.mark.slow
 def test_missing_ade20k_is_explained_in_one_line(tmp_path):
     printed = run(tmp_path, "train.py", CONFIG, code=2)
     lines = [line for line in printed.splitlines() if line.startswith("error: ")]

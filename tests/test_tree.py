@@ -75,6 +75,7 @@ def test_no_module_imports_itself_through_others():
         pytest.fail("a circle: " + " <- ".join(error.args[1]))
 
 
+@pytest.mark.slow
 def test_rooms_import_one_way():
     edges = graph()
     rooms = {room(module) for module in edges} - {"mmsema"}  # __init__.py offers the models and is imported by none

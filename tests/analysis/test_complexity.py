@@ -51,6 +51,7 @@ def test_ragged_windows_on_any_backend(backend, monkeypatch):
     assert counted.input_shape == (1, 3, 101, 150)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_what_every_mixer_costs(mixer, tmp_path):
     """The multiply-accumulates a token that docs/mixers.md names, times tokens, in all heads of all blocks."""
@@ -69,6 +70,7 @@ model = dict(backbone=dict(mixer="{mixer}"))
     assert expected <= actual <= expected * (1 if mixer in ("softmax", "sema", "window") else 1.2)
 
 
+@pytest.mark.slow
 def test_a_detector_is_counted_for_all_regions_and_its_attention_without_padding(tmp_path):
     counts = []
     for regions in (20, 40):

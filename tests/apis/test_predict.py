@@ -126,6 +126,7 @@ def test_a_format_that_cannot_be_written_becomes_png(work):
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.jfif.png", "results.json"]
 
 
+@pytest.mark.slow
 def test_labels_are_drawn_as_asked(work, monkeypatch):
     drawn = {}
     for labels in ("auto", "all", "none"):

@@ -80,6 +80,7 @@ def test_a_failing_part_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch):
     assert [row.note for row in late] == ["not run: out of time"]
 
 
+@pytest.mark.slow
 def test_backbones_are_checked_and_timed(report, monkeypatch):
     names = ["SEMA-T", "MILA-T", "NoSuchModel"]
     backbones.time_models("backbone", names, 1, 64, 72, report, 2, backward=True)

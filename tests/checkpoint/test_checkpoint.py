@@ -298,6 +298,7 @@ def run(*command, code: int = 0) -> subprocess.CompletedProcess:
     return commands.run(sys.executable, *command, code=code)
 
 
+@pytest.mark.slow
 def test_convert_mila_command(mila, tmp_path):
     torch.save({"model": mila.state_dict()}, tmp_path / "mila.pth")
     done = run(ROOT / "tools/model_converters/convert_mila.py", tmp_path / "mila.pth", tmp_path / "sema.pth")
@@ -353,6 +354,7 @@ def classifier_config(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_tools_refuse_what_does_not_fit_and_read_the_rest_safely(tmp_path):
     """tools/test.py needs every tensor; a classifier's bare backbone is enough to start training, not to evaluate."""
     config, state = classifier_config(tmp_path), build(0, out_indices=(3,)).state_dict()

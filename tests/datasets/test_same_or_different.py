@@ -52,6 +52,7 @@ def pictures(count: int) -> torch.Tensor:
     return torch.stack([torch.from_numpy(data[i]["img"]).permute(2, 0, 1) for i in range(count)]).sub(128).double() / 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backbone, joins",
     [(dict(mixer="window"), False), *((dict(averaging=name), True) for name in ("mean", "max", "weighted", "scaled"))],
@@ -72,6 +73,7 @@ def test_what_a_token_sees(backbone, joins):
     assert sees[0][0] and sees[-1][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", ["window", "sema", "softmax", "linear", "inline", "focused", "mala", "rala"])
 def test_whose_scores_are_sums_over_the_markers(mixer):
     """f(left) + g(right) has the same mean in both classes; only the window mixer's scores are such a sum."""

@@ -57,6 +57,7 @@ def test_all_faults_at_once(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
 def test_what_ships_passes(path):
     if "mmseg::" in path.read_text():
@@ -149,6 +150,7 @@ def faults_of_shapes(folder, text) -> list:
     return find_faults(Config.fromfile(str(folder / "planted.py")))
 
 
+@pytest.mark.slow
 def test_weights_of_losses_are_no_part_of_a_model(tmp_path):
     (line,) = faults_of_shapes(tmp_path, "model = dict(loss_weights=dict(rpn=1.0, roi=2))")
     assert line.startswith("model.loss_weights: MaskRCNN has no loss_weights")
@@ -168,6 +170,7 @@ def two_optimizers():
     OPTIM_WRAPPER_CONSTRUCTORS.module_dict.pop("TwoOptimizers")
 
 
+@pytest.mark.slow
 def test_several_optimizers_are_each_checked(two_optimizers, tmp_path):
     def faults(first):
         one = dict(type="OptimWrapper", optimizer=dict(type="SGD", lr=0.1))

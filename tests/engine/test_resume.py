@@ -79,6 +79,7 @@ def check_kill(case: str, workers: str, moment: str, iteration: int, folder: Pat
     return largest_difference(losses(folder), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.scorecard("kill")
 @pytest.mark.parametrize(
     "number",
@@ -124,6 +125,7 @@ def test_samples_are_a_function_of_seed_iteration_and_place():
     assert len({value for _, value in values}) == 5
 
 
+@pytest.mark.slow
 def test_more_epochs_than_planned_are_warned_of(tmp_path):
     run(digits(tmp_path / "run"))
     assert "nothing is left to train: iteration 12 of 12 is done" in run(digits(tmp_path / "run"), go_on="latest")

@@ -52,6 +52,7 @@ def plain(tmp_path_factory) -> dict:
     return {name: tensor.clone() for name, tensor in runner.model.state_dict().items()}
 
 
+@pytest.mark.slow
 def test_ema_saves_the_average_and_resumes(plain, tmp_path):
     hook = dict(type="EMAHook", ema_type="ExponentialMovingAverage", momentum=0.25)
     train(tmp_path / "ema", custom_hooks=[hook])

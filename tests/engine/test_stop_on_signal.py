@@ -63,6 +63,7 @@ def never_stopped(tmp_path_factory) -> dict:
     return losses(folder / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "signum, workers, to_all",
     [
@@ -113,6 +114,7 @@ def test_signal_during_validation_saves_what_was_before_it(tmp_path):
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_second_signal_ends_at_once(tmp_path):
     """An iteration that takes forever."""
     folder = tmp_path / "run"
@@ -135,6 +137,7 @@ def test_second_signal_ends_at_once(tmp_path):
     assert "SIGTERM again: ended without saving" in (folder / "output").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how, words",
     [

@@ -106,6 +106,7 @@ def test_a_checkpoint_survives(fault, outcomes):
     assert outcomes[fault]
 
 
+@pytest.mark.slow
 def test_full_disk_ends_the_run_in_one_line_and_it_goes_on_later(tmp_path):
     def fill(runner) -> None:
         if runner.epoch == 1:
@@ -130,6 +131,7 @@ def validated(folder: Path):
     return cfg
 
 
+@pytest.mark.slow
 def test_best_checkpoints_are_replaced_in_the_same_order(tmp_path):
     def lose_the_second(runner) -> None:
         if runner.epoch == 2:

@@ -34,11 +34,13 @@ def write(**values):
         file.write(json.dumps(values) + "\\n")
 
 def event(step):
-    with open("calls.txt", "a") as file:
-        file.write(f"{kind} {folder.name} {step}\\n")
     happened = folder / "happened"
-    if options.get("at") == step and not happened.exists():
+    first = options.get("at") == step and not happened.exists()
+    if first:
         happened.touch()
+    with open("calls.txt", "a") as file:  # last: a test that sees the line may end this process
+        file.write(f"{kind} {folder.name} {step}\\n")
+    if first:
         if options["do"] == "fail":
             sys.exit("warning: first\\nerror: no luck today")
         if options["do"] == "kill":

@@ -70,6 +70,7 @@ def test_definition_is_conv2d():
     torch.testing.assert_close(conv(x, weight, bias), module(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
@@ -77,6 +78,7 @@ def test_is_the_definition(size, backend, op):
     assert_is_definition(op, backend, *random_inputs(op, 1, size, 32), torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("channels", [16, 64, 96])
@@ -129,6 +131,7 @@ def test_expanded_gradient(op):
         assert torch.equal(a, e)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_writes_every_element(op, monkeypatch):
     inputs, grad = random_inputs(op, 2, (18, 9), 32)
@@ -138,6 +141,7 @@ def test_writes_every_element(op, monkeypatch):
         assert t.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_same_bits_at_every_run_and_batch_split(op):
     inputs, grad = random_inputs(op, 3, (9, 10), 16)
@@ -216,6 +220,7 @@ def test_activation_checkpointing(op):
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
 
 
+@pytest.mark.slow
 def test_operators_pass_opcheck():
     (v, weight, bias, attention, gate), grad = random_inputs("lepe_gate", 1, (5, 6), 16)
     v, weight, bias, attention, gate = (t.detach() for t in (v, weight, bias, attention, gate))
@@ -231,6 +236,7 @@ def test_operators_pass_opcheck():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 def test_compiles_to_one_graph_for_all_sizes(backend):
     def block(attention, x, weight, bias, gate):

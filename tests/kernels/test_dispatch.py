@@ -272,6 +272,7 @@ def test_opcheck():
     torch.library.opcheck(backward, (grad.sum().expand(grad.shape), *arguments))
 
 
+@pytest.mark.slow
 def test_compiles_without_graph_breaks():
     """Six sizes, forward and backward: at most two graphs."""
     needs_triton()
@@ -315,6 +316,7 @@ def test_autocast_and_checkpointing(compile, dtype):
         torch.testing.assert_close(a.double(), e.double(), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_the_folder_is_no_package_of_its_own_name():
     """From a checkout's root ``import kernels``, which transformers tries, finds this folder and leaves ours alone."""
     script = "import kernels, mmsema_kernels; assert not hasattr(kernels, 'sema_attention')"

@@ -48,6 +48,7 @@ def test_half_precision(dtype, wide):
     check(*random_inputs((2, 5, 9, 64), dtype, wide), "triton", dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 40_000])
 def test_every_token_is_summed_once(tokens, monkeypatch):
     from mmsema_kernels import layer_norm_kernels

@@ -107,6 +107,7 @@ def output_and_used_gradients(fn, op, inputs, grad):
     return output_and_gradients(of_used, [inputs[i] for i in used(op)], grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, pytest.param(torch.float16, marks=needs_half_on_cpu)])
 def test_a_picture_gets_what_it_gets_alone(op, dtype, backend, monkeypatch):
@@ -129,6 +130,7 @@ def test_a_picture_gets_what_it_gets_alone(op, dtype, backend, monkeypatch):
             assert not a[outside].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_sizes_of_full_maps_change_nothing(op, backend):
     inputs, grad = random_inputs(torch.float32, [(9, 8)] * 2, (9, 8))
@@ -163,6 +165,7 @@ def test_compiles_to_one_graph_for_all_sizes(backend):
     assert counter.frame_count <= 2
 
 
+@pytest.mark.slow
 def test_operators_pass_opcheck():
     pytest.importorskip("triton", "3.2")
     opcheck = torch.library.opcheck
@@ -194,6 +197,7 @@ def test_token_mean(size):
     torch.testing.assert_close(mean.double(), expected, rtol=0, atol=3e-7)
 
 
+@pytest.mark.slow
 def test_kernels_write_every_element(monkeypatch):
     pytest.importorskip("triton", "3.2")
     inputs, grad = random_inputs(torch.float32)
@@ -274,6 +278,7 @@ def test_wrong_sizes_are_named(value, error, message):
         sema_attention_packed(torch.cat([x, x], -1), x, 1, sizes=value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
 def test_kernels_write_nothing_beyond_the_map(op, monkeypatch):
     """Numbers on a CUDA device are not looked at: whatever they are, what is written may not leave the map."""

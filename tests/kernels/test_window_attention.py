@@ -31,6 +31,7 @@ def test_every_size(size, dtype):
     check((1, *size, 2, 32), dtype, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("window_size", [2, 4, 5, 7, 8])
 def test_every_window_size(window_size, dtype):
@@ -38,6 +39,7 @@ def test_every_window_size(window_size, dtype):
     check((1, 2 * window_size, window_size, 1, 32), dtype, window_size, rope=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("heads", [1, 2, 3, 4, 6, 16])
@@ -59,6 +61,7 @@ def test_without_the_mean(dtype):
     check((2, 8, 10, 2, 32), dtype, 7, mean=False)
 
 
+@pytest.mark.slow
 def test_56x56():
     check((1, 56, 56, 2, 32), torch.float32, 7)
 
@@ -163,6 +166,7 @@ def test_nan_stays_in_its_window():
     assert changed.sum() == 3 * 2 and changed[0, 7:, 7:, 1].all()  # the corner window, one head
 
 
+@pytest.mark.slow
 def test_bit_identical_over_repeats_and_batch_splits():
     q, k, v, grad = random_maps((2, 8, 9, 1, 32), torch.float16, count=4)
     table = rope_table(7, 32, q.device)
@@ -177,6 +181,7 @@ def test_bit_identical_over_repeats_and_batch_splits():
         assert all(torch.equal(a, b[i : i + 1]) for a, b in zip(alone, first, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tokens", [1, 63, 64, 65, 255, 256, 257, 1000, 4096, 66_800])
 def test_token_mean(tokens):
     x = torch.randn(2, 1, tokens, 48, device=DEVICE, generator=torch.Generator(DEVICE).manual_seed(0))

@@ -30,6 +30,7 @@ def outputs_and_gradients(model, *inputs):
     return outputs, gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", [SEMA, MILA])
 def test_backbone_equals_the_reference(backbone, monkeypatch):
     """Outputs and the gradients of all parameters, on maps that no window divides."""
@@ -67,6 +68,7 @@ def test_block_runs_nothing_but_kernels(monkeypatch):
     assert not any(word in name for name in calls for word in ("conv", "softmax", "aten::native_layer_norm"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mixer", [SEMAMixer, LinearMixer])
 def test_autocast(mixer, monkeypatch):
     torch.manual_seed(0)
@@ -84,6 +86,7 @@ def test_autocast(mixer, monkeypatch):
         assert (gradients[name] - e).norm() <= 2e-2 * e.norm() + 1e-5, name
 
 
+@pytest.mark.slow
 def test_with_cp_recomputes_the_kernels(monkeypatch):
     monkeypatch.setenv("MMSEMA_KERNEL", "triton")
     x = torch.randn(2, 3, 33, 40, device=DEVICE)

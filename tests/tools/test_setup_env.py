@@ -46,6 +46,7 @@ def test_missing_compiler(clone):
     assert not (clone / ".venv").exists()
 
 
+@pytest.mark.slow
 def test_no_network(clone):
     line = refused(clone, PIP_CONFIG_FILE="/dev/null", PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_FIND_LINKS="")
     assert line.startswith("setup: error: the build tools failed") and "check the network" in line

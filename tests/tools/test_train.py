@@ -59,6 +59,7 @@ def trained(shapes) -> Path:
     return work_dir
 
 
+@pytest.mark.slow
 def test_detector_trains_and_is_evaluated(trained):
     lines = scalars(trained)
     assert {"coco/bbox_mAP", "coco/segm_mAP"} <= set(lines[-1])
@@ -203,6 +204,7 @@ def one_line(done: subprocess.CompletedProcess) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_missing_coco_is_explained_in_one_line(tmp_path):
     line = one_line(tool("train.py", COCO_DETECTOR, cwd=tmp_path, code=2))
     for words in (
@@ -214,6 +216,7 @@ def test_missing_coco_is_explained_in_one_line(tmp_path):
         assert words in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments, words",
     [
