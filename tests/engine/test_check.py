@@ -267,7 +267,7 @@ HOSTS_OWN = (
 @pytest.mark.long
 @pytest.mark.parametrize("host", ["mmdet", "mmpretrain", "mmseg"])
 def test_configs_of_the_hosts_pass(host):
-    """Every tenth; docs/config_check.md has the result for all."""
+    """Every tenth, but for what is wrong with them."""
     folder = Path(pytest.importorskip(host).__file__).parent / ".mim/configs"
     paths = [path for path in sorted(folder.rglob("*.py")) if "_base_" not in str(path)][::10]
     wrong, read = {}, 0
