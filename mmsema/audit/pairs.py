@@ -26,6 +26,8 @@ def _read_map(path: str) -> Tuple[str, str, Tuple[int, int], np.ndarray]:
             return "", "", image.size, np.unique(values)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         return "picture-unreadable", str(error).replace(path, "file"), (0, 0), none
+    except Exception as error:  # a last resort, so that the map is named
+        return "picture-unreadable", f"{type(error).__name__}: {error}", (0, 0), none
 
 
 def _stems(report: Report, folder: str, suffix: str) -> List[str]:

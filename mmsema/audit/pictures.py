@@ -64,7 +64,14 @@ def probe(path: str, decode: bool = False, exif: bool = True, decoder: str = "cv
             with Image.open(path) as image:
                 size, detail = image.size, ""
                 asked = image.format not in OPENCV_READS and decoder != "pillow"
-                turn = image.getexif().get(ORIENTATION, 1) if exif and "exif" in image.info else 1
+                try:
+                    turn = image.getexif().get(ORIENTATION, 1) if exif and "exif" in image.info else 1
+                except Exception as error:  # Pillow raises whatever malformed EXIF data lead it to
+                    if decoder == "pillow":
+                        return "picture-unreadable", f"EXIF: {error}", size
+                    turn = None
+                if not isinstance(turn, int):  # OpenCV goes its own way there
+                    turn, asked = 1, decoder != "pillow"
                 if 5 <= turn <= 8:
                     if image.format in ("JPEG", "MPO"):
                         size = size[::-1]
@@ -89,6 +96,8 @@ def probe(path: str, decode: bool = False, exif: bool = True, decoder: str = "cv
         if isinstance(error, OSError) and error.strerror:
             return "picture-unreadable", error.strerror, size
         return "picture-truncated", str(error), size
+    except Exception as error:  # a last resort, so that the picture is named
+        return "picture-unreadable", f"{type(error).__name__}: {error}", size
 
 
 def spread(count: int, most: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import struct
 from pathlib import Path
 
 import mmcv
@@ -106,6 +107,48 @@ def test_a_pixel_format_that_exif_leaves_alone(tmp_path):
     Image.new("RGB", (20, 10)).save(path, exif=exif)
     assert pictures.probe(str(path))[2] == (10, 20)
     assert pictures.probe(str(path), exif=False)[2] == (20, 10)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+@pytest.mark.parametrize(
+    "data, causes",  # of OpenCV and of Pillow, which refuses what is no TIFF
+    [
+        (b"no TIFF at all", ("", "picture-unreadable")),
+        (b"II*\0", ("", "picture-unreadable")),
+        (b"II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 2, 2, b"6", 0), ("", "")),
+        (b"II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 7, 1, b"\6", 0), ("", "")),  # which OpenCV obeys in a JPEG
+    ],
+    ids=["no TIFF", "cut off", "orientation is a text", "orientation is a byte"],
+)
+def test_malformed_exif_does_no_harm(data, causes, name, tmp_path):
+    path = tmp_path / name
+    Image.new("RGB", (20, 10)).save(path, exif=b"Exif\0\0" + data, dpi=(72, 72))
+    for decoder, cause in zip(("cv2", "pillow"), causes, strict=True):
+        found = pictures.probe(str(path), decoder=decoder)
+        assert found[0] == cause, found
+        if cause:
+            with pytest.raises((SyntaxError, struct.error)):
+                mmcv.imfrombytes(path.read_bytes(), backend=decoder)
+        else:
+            assert found[2] == mmcv.imfrombytes(path.read_bytes(), backend=decoder).shape[1::-1]
+
+
+def test_a_picture_that_fails_in_no_known_way_is_named(tmp_path, monkeypatch):
+    def fail(path, image):
+        raise struct.error("too short")
+
+    make_coco(tmp_path)
+    monkeypatch.setattr(pictures, "_is_cut", fail)
+    (line,) = audit("coco", tmp_path).stops
+    assert ": file cannot be read as a picture: image 1, 'a.jpg' (error: too short); 4 in all" in line
+
+
+def test_a_map_that_fails_in_no_known_way_is_named(tmp_path, monkeypatch):
+    make_pairs(tmp_path)
+    Image.new("L", (200, 100)).save(tmp_path / "map/1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9000)
+    report = audit("pairs", tmp_path)
+    assert report.counts == {"picture-unreadable": 1} and "'1.png' (DecompressionBombError: " in report.stops[0]
 
 
 @pytest.mark.parametrize("flag", ["color", "grayscale", "unchanged"])
