@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from file_faults import cut
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from old_torch import needs_mmseg
 from PIL import Image
 from planting import (
@@ -28,7 +29,7 @@ from planting import (
 )
 
 import mmsema.audit.run
-from mmsema.audit import audit_coco, audit_config, audit_folders, pictures
+from mmsema.audit import audit_coco, audit_config, audit_folders, audit_pairs, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -264,6 +265,28 @@ def test_pairs_of_a_config(tmp_path):
 
 
 @needs_mmseg
+def test_pairs_through_links_as_mmseg_lists_them(tmp_path):
+    make_pairs(tmp_path)
+    for name in ("img", "map"):
+        picture(tmp_path / name / ".hidden/9.jpg", 9)  # a hidden folder is not left out, a hidden file is
+        picture(tmp_path / name / ".hidden.jpg", 9)
+        (tmp_path / name).rename(tmp_path / f"{name} of a city")
+        (tmp_path / name).mkdir()
+        os.symlink(tmp_path / f"{name} of a city", tmp_path / name / "city")
+    Image.new("L", SIZE).save(tmp_path / "map/city/.hidden/9.png")
+    settings = dataset(tmp_path, "pairs")
+    (report,) = audit_config(config("mmseg", train=settings))
+    assert report.lines() == [] and report.pictures == len(DATASETS.build(settings)) == 4
+
+
+def test_a_list_of_pairs_that_is_not_utf_8(tmp_path):
+    make_pairs(tmp_path)
+    (tmp_path / "list.txt").write_bytes(b"0\n1\nFu\xdfg\xe4nger\n")
+    report = audit_pairs(tmp_path / "img", tmp_path / "map", 3, tmp_path / "list.txt")
+    assert report.stops == [f"{tmp_path}/list.txt: line is not a file name and a label: byte 6 (not UTF-8)"]
+
+
+@needs_mmseg
 @pytest.mark.parametrize("ignored, found", [(100, 100), (255, 255), (100, 255), (255, 100)])
 def test_maps_with_another_value_for_ignored(ignored, found, tmp_path):
     make_pairs(tmp_path)
@@ -323,6 +346,19 @@ def test_a_config_without_a_set_passes():
 
 def test_sets_made_in_memory_pass():
     assert audit_config(Config.fromfile(ROOT / "configs/sema-pico_digits.py")) == []
+
+
+@pytest.mark.parametrize("name", ["link.jpg", "link/a.jpg"])
+def test_links_may_lead_anywhere(name, tmp_path):
+    make_coco(tmp_path)
+    picture(tmp_path / "elsewhere/a.jpg", 0)
+    os.symlink(tmp_path / "elsewhere/a.jpg", tmp_path / "images/link.jpg")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "images/link")
+    edit(tmp_path, lambda content: content["images"][0].update(file_name=name))
+    report = audit("coco", tmp_path)
+    assert not report.stops and not report.drops
+    (tmp_path / "elsewhere/a.jpg").unlink()
+    assert audit("coco", tmp_path).counts["picture-missing"] == 1
 
 
 def test_pictures_of_validation_that_were_learnt(tmp_path):
