@@ -15,6 +15,7 @@ from .boxes import check_places
 from .causes import CAUSES
 from .masks import check_masks
 from .pictures import Progress, check_pictures, quiet
+from .remember import watch
 from .report import Report, shown
 
 NUMBER = (int, float)
@@ -323,7 +324,7 @@ def audit_coco(
     """
     ann_file, img_root = str(ann_file), str(img_root)
     report = Report(ann_file, use)
-    report.files.append(ann_file)
+    watch(report, ann_file)
     content = read_json(report, ann_file)
     if content is None or not _is_coco(report, content):
         return report

@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .coco import check_classes
 from .pictures import Progress, check_pictures, list_folder, quiet, walk
+from .remember import watch
 from .report import Report
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")  # mmpretrain's
@@ -23,8 +24,8 @@ def _fitting(report: Report, root: str, extensions: Tuple[str, ...]) -> List[str
 
 def _class_folders(report: Report, root: str, classes: Any, extensions: Tuple[str, ...]) -> List[str]:
     """Names of all pictures; the class folders themselves are compared with ``classes``."""
+    watch(report, root)
     folders = sorted(name for name, entry in list_folder(root).items() if entry.is_dir())
-    report.folders.append(root)
     for folder in (folder for folder in folders if folder.startswith(".")):
         report.add("folder-hidden", repr(folder))
     report.class_folders = folders
@@ -44,7 +45,7 @@ def _class_folders(report: Report, root: str, classes: Any, extensions: Tuple[st
 
 def _list_lines(report: Report, ann_file: str, classes: Any, with_label: bool) -> List[str]:
     """File names of an annotation list."""
-    report.files.append(ann_file)
+    watch(report, ann_file)
     try:
         with open(ann_file, encoding="utf-8") as file:
             lines = [line.rstrip("\n\r") for line in file]

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from .pictures import Progress, check_pictures, find_files, in_threads, quiet, spread, walk
+from .remember import watch
 from .report import Report
 
 QUICK_MAPS = 400  # label maps that the quick form decodes
@@ -67,7 +68,7 @@ def audit_pairs(
     img_dir, ann_file = str(img_dir), str(ann_file)
     report = Report(ann_file or img_dir, use)
     if ann_file and not os.path.isdir(ann_file):
-        report.files.append(ann_file)
+        watch(report, ann_file)
         try:
             stems = [line.strip() for line in Path(ann_file).read_text(encoding="utf-8").splitlines()]
         except OSError as error:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .remember import watch
 from .report import Report
 
 QUICK_PICTURES = 4000  # headers that the quick form reads, evenly spread over the set
@@ -109,15 +110,17 @@ def list_folder(folder: str) -> Dict[str, os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry for entry in entries}
-    except OSError:
+    except (OSError, ValueError):  # ValueError: half a character, which JSON can name and a file system cannot
         return {}
 
 
 def walk(report: Report, root: str) -> Iterator[str]:
     """Names below ``root`` of all files but hidden ones; as in mmengine, in hidden folders and behind links too."""
+    watch(report, root)
     for folder, subfolders, files in os.walk(root, followlinks=True):
         subfolders.sort()
-        report.folders.append(folder)
+        for name in subfolders:  # which os.walk lists after this
+            watch(report, os.path.join(folder, name))
         inside = os.path.relpath(folder, root)
         for file in sorted(files):
             if not file.startswith("."):
@@ -142,8 +145,8 @@ def find_files(
             continue
         folder, base = os.path.split(os.path.normpath(path))
         if folder not in folders:
+            watch(report, folder)
             folders[folder] = list_folder(folder)
-            report.folders.append(folder)
         entry = folders[folder].get(base)
         try:
             size = entry.stat().st_size if entry is not None else -1

@@ -194,8 +194,7 @@ def _compare_pictures(jobs: List[tuple], reports: List[Report], form: str, progr
         fresh = [r if r.paths is not None else audit_dataset(*job) for job, r in zip(jobs, reports, strict=True)]
         train = [path for report in fresh if report.use == "train" for path in report.paths or ()]
         for report in fresh:
-            known.files += report.files
-            known.folders += report.folders
+            known.states.update(report.states)
             if report.use != "train":
                 for path, twin in same_pictures(train, report.paths or (), progress):
                     known.add("picture-in-both", repr(path), twin)

@@ -24,6 +24,13 @@ def picture_is_a_link_to_nothing(root):
     os.symlink("nothing.png", root / "images/b.png")
 
 
+@fault("coco", "picture-missing", "{root}/train.json: picture is not there: image 2, '\\ud800/b.png'")
+def picture_in_a_folder_of_an_impossible_name(root):
+    content = json.loads((root / "train.json").read_text())
+    content["images"][1]["file_name"] = "\ud800/b.png"
+    (root / "train.json").write_text(json.dumps(content))
+
+
 @fault("coco", "picture-empty", "{root}/train.json: picture of 0 bytes: image 1, 'a.jpg'")
 def picture_of_0_bytes(root):
     (root / "images/a.jpg").write_bytes(b"")

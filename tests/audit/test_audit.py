@@ -3,8 +3,11 @@
 import gc
 import json
 import os
+import shutil
 import struct
+from functools import partial
 from pathlib import Path
+from typing import Callable
 
 import mmcv
 import numpy as np
@@ -16,6 +19,7 @@ from old_torch import needs_mmseg
 from PIL import Image
 from planting import (
     CLASSES,
+    MAKE,
     NAMES,
     SIZE,
     annotation,
@@ -28,7 +32,6 @@ from planting import (
     triangle,
 )
 
-import mmsema.audit.run
 from mmsema.audit import audit_coco, audit_config, audit_folders, audit_pairs, pictures
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -391,18 +394,23 @@ def test_an_evaluator_that_compares_with_other_pictures(tmp_path):
     )
 
 
-def test_what_was_fit_is_remembered_until_it_changes(tmp_path, monkeypatch):
+def looks_at(cfg: Config, form: str = "quick", then: Callable = lambda: None) -> bool:
+    """Whether an audit reads files, and does not take them from memory; ``then`` is called when it has listed them."""
+    looked = []
+
+    def progress(items, description):
+        then()
+        looked.append(description)
+        return items
+
+    audit_config(cfg, pictures=form, progress=progress)
+    return bool(looked)
+
+
+def test_what_was_fit_is_remembered_until_it_changes(tmp_path):
     make_coco(tmp_path)
     cfg = config("mmdet", train=dataset(tmp_path, "coco"))
-    looked = []
-    inner = mmsema.audit.run.audit_dataset
-    monkeypatch.setattr(mmsema.audit.run, "audit_dataset", lambda *args: looked.append(1) or inner(*args))
-
-    def looks(form: str = "quick") -> bool:
-        looked.clear()
-        audit_config(cfg, pictures=form)
-        return bool(looked)
-
+    looks = partial(looks_at, cfg)
     assert looks("all") and not looks("all") and not looks("quick") and looks("decode") and not looks("all")
     picture(tmp_path / "images/a.jpg", 7)  # in place
     assert looks() and not looks()
@@ -419,6 +427,20 @@ def test_what_was_fit_is_remembered_until_it_changes(tmp_path, monkeypatch):
     for path in (tmp_path / "cache/mmsema/audit").iterdir():
         path.write_text("{")
     assert looks() and not looks()
+
+
+@pytest.mark.parametrize("kind", ["coco", "folders"])
+def test_what_changes_during_the_audit_is_not_remembered(kind, tmp_path):
+    MAKE[kind](tmp_path)
+    cfg = config(dict(coco="mmdet", folders="mmpretrain")[kind], train=dataset(tmp_path, kind))
+    folder = tmp_path / dict(coco="images", folders="train/circle")[kind]
+    looks = partial(looks_at, cfg)
+    changes = [lambda: picture(folder / "new.jpg", 8), lambda: picture(folder / "new.jpg", 9)]
+    if kind == "coco":
+        changes.append(lambda: edit(tmp_path, lambda content: content["annotations"].pop()))
+    for change in changes:
+        assert looks(then=change) and looks() and not looks()
+        shutil.rmtree(tmp_path / "cache")
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
