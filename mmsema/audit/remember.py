@@ -83,7 +83,7 @@ def store(settings: str, form: str, report: Report) -> None:
 
     A cache that cannot be written is no error.
     """
-    if report.stops or report.not_audited or not _is_unchanged(report):
+    if report.stops or not _is_unchanged(report):
         return
     try:
         path = _file(settings, form)

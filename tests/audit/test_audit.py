@@ -13,6 +13,7 @@ import mmcv
 import numpy as np
 import pytest
 from file_faults import cut
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from old_torch import needs_mmseg
@@ -33,6 +34,8 @@ from planting import (
 )
 
 from mmsema.audit import audit_coco, audit_config, audit_folders, audit_pairs, pictures
+from mmsema.audit.folders import EXTENSIONS
+from mmsema.audit.run import plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -407,6 +410,24 @@ def looks_at(cfg: Config, form: str = "quick", then: Callable = lambda: None) ->
     return bool(looked)
 
 
+def test_an_evaluators_file_counts_in_every_loader(tmp_path):
+    make_coco(tmp_path)
+    make_coco(tmp_path / "other")
+    edit(tmp_path / "other", lambda content: content["images"].pop())
+    cfg = config("mmdet", val=dataset(tmp_path, "coco"), test=dataset(tmp_path, "coco"))
+    cfg.val_evaluator = dict(type="CocoMetric", ann_file=f"{tmp_path}/train.json")
+    cfg.test_evaluator = dict(type="CocoMetric", ann_file=f"{tmp_path}/other/train.json")
+    assert [report.counts for report in audit_config(cfg) if report.stops] == [{"evaluator-pictures": 1}]
+
+
+def test_an_evaluators_file_is_compared_with_cocos_alone(tmp_path):
+    captions = dict(type="COCOCaption", ann_file="captions.json", data_root=str(tmp_path))
+    cfg = config("mmpretrain", val=captions)
+    cfg.val_evaluator = dict(type="COCOCaption", ann_file=f"{tmp_path}/captions_gt.json")
+    (report,) = audit_config(cfg)
+    assert report.not_audited and report.use == "evaluate"
+
+
 def test_what_was_fit_is_remembered_until_it_changes(tmp_path):
     make_coco(tmp_path)
     cfg = config("mmdet", train=dataset(tmp_path, "coco"))
@@ -441,6 +462,48 @@ def test_what_changes_during_the_audit_is_not_remembered(kind, tmp_path):
     for change in changes:
         assert looks(then=change) and looks() and not looks()
         shutil.rmtree(tmp_path / "cache")
+
+
+def test_classes_that_stand_outside_of_the_config_are_remembered_too(tmp_path, monkeypatch):
+    class Own(CocoDataset):
+        METAINFO = dict(classes=CLASSES)
+
+    monkeypatch.setitem(DATASETS.module_dict, "OwnForThisTest", Own)
+    make_coco(tmp_path)
+    names, misspelt = tmp_path / "classes.txt", ("circle", "sqare", "star")
+    names.write_text("\n".join(CLASSES))
+    own, file = dict(type="OwnForThisTest", metainfo=None), dict(metainfo=dict(classes=str(names)))
+    configs = [config("mmdet", train=dataset(tmp_path, "coco", **settings)) for settings in (own, file)]
+    for cfg in configs:
+        assert looks_at(cfg) and not looks_at(cfg)
+    Own.METAINFO = dict(classes=misspelt)
+    names.write_text("\n".join(misspelt))
+    for cfg in configs:
+        assert "class-unknown" in audit_config(cfg, pictures="quick")[0].counts
+
+
+@needs_mmseg
+def test_defaults_of_a_class_are_remembered_too(tmp_path, monkeypatch):
+    from mmseg.datasets import BaseSegDataset
+
+    class Own(BaseSegDataset):
+        zero = True
+
+        def __init__(self, **settings):
+            super().__init__(reduce_zero_label=self.zero, **settings)
+
+    monkeypatch.setitem(DATASETS.module_dict, "OwnForThisTest", Own)
+    make_pairs(tmp_path)
+    Image.new("L", SIZE, len(CLASSES)).save(tmp_path / "map/1.png")
+    cfg = config("mmseg", train=dict(dataset(tmp_path, "pairs"), type="OwnForThisTest"))
+    assert looks_at(cfg) and not looks_at(cfg)
+    Own.zero = False
+    assert audit_config(cfg, pictures="quick")[0].counts == {"map-values": 1}
+
+
+def test_endings_come_in_the_same_order_in_every_process(tmp_path):
+    endings = plan(dataset(tmp_path, "folders"), "train", masks=False).keywords["extensions"]
+    assert endings == sorted(EXTENSIONS)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
