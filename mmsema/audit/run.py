@@ -82,12 +82,12 @@ def _unaudited(leaf: dict, use: str, reason: str) -> Report:
     return report
 
 
-def plan(leaf: dict, use: str, masks: bool) -> Optional[Job]:
+def plan(leaf: dict, use: str, masks: bool, alone: bool) -> Optional[Job]:
     """What audits one data set of a config; None for a set that mmsema generates in memory.
 
     Args:
         leaf: the data set's settings.
-        use: as in :func:`mmsema.audit.audit_coco`.
+        use, alone: as in :func:`mmsema.audit.audit_coco`.
         masks: an evaluator compares masks.
     """
     kind = leaf.get("type")
@@ -149,6 +149,7 @@ def plan(leaf: dict, use: str, masks: bool) -> Optional[Job]:
         filter_empty_gt=filters.get("filter_empty_gt", False),
         min_size=filters.get("min_size", 0),
         lvis=lvis,
+        alone=alone,
         **same,
     )
 
@@ -254,19 +255,25 @@ def audit_config(
     """
     init_default_scope(cfg.get("default_scope") or "mmengine")
     found: Dict[str, Tuple[Optional[Job], Optional[Report]]] = {}
+    together: List[Report] = []
     evaluated: List[Tuple[str, str]] = []
     for loader in loaders:
         settings = cfg.get(loader)
         dataset = settings.get("dataset") if isinstance(settings, dict) else None
+        sets = list(leaves(dataset)) if isinstance(dataset, dict) else []
         use, masks = _use(cfg, loader)
         own = []
-        for leaf in leaves(dataset) if isinstance(dataset, dict) else ():
+        for leaf in sets:
             leaf = leaf.to_dict() if hasattr(leaf, "to_dict") else dict(leaf)
-            name = repr((leaf, use, masks))
+            name = repr((leaf, use, masks, len(sets) == 1))
             if name not in found:
-                job = plan(leaf, use, masks)
+                job = plan(leaf, use, masks, alone=len(sets) == 1)
                 found[name] = job, _look(job, pictures, progress)
             own.append(found[name])
+        if own and all(report is not None and "set-unlabelled" in report.counts for _, report in own):
+            together.append(Report(loader, use))
+            sources = ", ".join(report.source for _, report in own)
+            together[-1].add("set-empty", f"0 annotations in {len(own)} sets", sources)
         evaluated += _evaluated(cfg, loader, [job for job, _ in own])
     reports = [report for _, report in found.values() if report is not None]
     _compare_folders(reports)
@@ -274,4 +281,4 @@ def audit_config(
     if compare and {"train"} < {report.use for _, report in audited} and not any(r.stops for r in reports):
         reports.append(_compare_pictures(audited, pictures, progress))
     # nothing of these is remembered, as they are rare
-    return reports + [compare_pictures(*files) for files in dict.fromkeys(evaluated)]
+    return reports + together + [compare_pictures(*files) for files in dict.fromkeys(evaluated)]

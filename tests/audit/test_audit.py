@@ -12,6 +12,7 @@ from typing import Callable
 import mmcv
 import numpy as np
 import pytest
+from faults import FAULTS
 from file_faults import cut
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -36,6 +37,7 @@ from planting import (
 from mmsema.audit import audit_coco, audit_config, audit_folders, audit_pairs, pictures
 from mmsema.audit.folders import EXTENSIONS
 from mmsema.audit.run import plan
+from mmsema.datasets import Digits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -231,6 +233,53 @@ def test_a_configs_sets_inside_wrappers(tmp_path):
     wrapped = dict(type="RepeatDataset", times=3, dataset=dict(type="ConcatDataset", datasets=[inner, inner]))
     (report,) = audit_config(config("mmdet", train=dict(type="MultiImageMixDataset", dataset=wrapped, pipeline=[])))
     assert report.counts["class-unknown"] == 1
+
+
+def make_bare(root: Path) -> None:
+    """A set whose pictures show nothing that is annotated."""
+    make_coco(root)
+    edit(root, lambda content: content.update(annotations=[]))
+
+
+def test_a_set_without_annotations_may_stand_beside_one_with_some(tmp_path):
+    make_coco(tmp_path)
+    make_bare(tmp_path / "bare")
+    labelled, bare = dataset(tmp_path, "coco"), dataset(tmp_path / "bare", "coco")
+    for other in (labelled, dict(type="mmdet.VOCDataset"), dict(type=Digits), labelled):  # the last one from memory
+        sets = dict(type="ConcatDataset", datasets=[bare, other])
+        reports = audit_config(config("mmdet", train=sets))
+        assert not any(report.stops for report in reports)
+        line = "set without annotations, beside another: 4 of 4 images, 0 of 0 annotations"
+        assert f"{tmp_path}/bare/train.json: {line}" in reports[0].notes
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_sets_without_any_annotation_stop(sets, tmp_path):
+    names = [tmp_path / str(number) for number in range(sets)]
+    for name in names:
+        make_bare(name)
+    cfg = config("mmdet", train=dict(type="ConcatDataset", datasets=[dataset(name, "coco") for name in names]))
+    for _ in range(2):
+        stops = [line for report in audit_config(cfg) for line in report.stops]
+        sources = [f"{name}/train.json" for name in names]
+        numbers = "4 of 4 images, 0 of 0 annotations (image without annotations: 4)"
+        alone = f"{sources[0]}: nothing is left to use: {numbers}"
+        together = f"train_dataloader: nothing is left to use: 0 annotations in 2 sets ({', '.join(sources)})"
+        assert stops == [alone if sets == 1 else together]
+
+
+@pytest.mark.parametrize("change", ["filter", "spoil"])
+def test_a_set_of_which_nothing_is_left_stops_beside_another(change, tmp_path):
+    make_coco(tmp_path)
+    make_bare(tmp_path / "bare")
+    settings = {}
+    if change == "filter":
+        settings = dict(filter_cfg=dict(filter_empty_gt=True))
+    else:
+        FAULTS["boxes_in_shares_of_the_picture"].plant(tmp_path / "bare")
+    sets = [dataset(tmp_path, "coco"), dataset(tmp_path / "bare", "coco", **settings)]
+    reports = audit_config(config("mmdet", train=dict(type="ConcatDataset", datasets=sets)))
+    assert [report.stops != [] for report in reports] == [False, True]
 
 
 def test_masks_count_where_the_config_uses_them(tmp_path):
@@ -502,7 +551,7 @@ def test_defaults_of_a_class_are_remembered_too(tmp_path, monkeypatch):
 
 
 def test_endings_come_in_the_same_order_in_every_process(tmp_path):
-    endings = plan(dataset(tmp_path, "folders"), "train", masks=False).keywords["extensions"]
+    endings = plan(dataset(tmp_path, "folders"), "train", masks=False, alone=True).keywords["extensions"]
     assert endings == sorted(EXTENSIONS)
 
 
