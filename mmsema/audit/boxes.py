@@ -4,7 +4,7 @@ from typing import List, Optional
 
 import numpy as np
 
-from .masks import decode_counts
+from .masks import decode_counts, is_polygon
 from .report import Report
 
 SAMPLE = 1000  # annotations whose boxes are compared with their masks
@@ -15,7 +15,7 @@ CLOSE = 2.0, 0.25  # a box may differ by as many pixels, or by that share of the
 def _mask_box(segmentation: object) -> Optional[List[float]]:
     """Left, top, right, bottom of polygons or an RLE that are known to be good."""
     if isinstance(segmentation, list):
-        parts = [part for part in segmentation if len(part) >= 6]
+        parts = list(filter(is_polygon, segmentation))
         x, y = [value for part in parts for value in part[::2]], [value for part in parts for value in part[1::2]]
         return [min(x), min(y), max(x), max(y)]
     counts, height = segmentation["counts"], segmentation["size"][0]

@@ -29,7 +29,10 @@ CAUSES: Dict[str, Cause] = {
     "file-not-coco": Cause(
         "stop", "JSON is not a COCO annotation file", "`{}` gives an empty set, the rest tracebacks"
     ),
-    "set-empty": Cause("stop", "nothing is left to use", "ZeroDivisionError"),
+    "set-empty": Cause(
+        "stop", "nothing is left to use", "ValueError without the file's name; without annotations: learns background"
+    ),
+    "set-unlabelled": Cause("note", "set without annotations, beside another", "its pictures are background"),
     "evaluator-pictures": Cause(
         "stop", "the evaluator's file has other pictures than the set", "results are compared with other pictures"
     ),

@@ -15,6 +15,7 @@ from .boxes import check_places
 from .causes import CAUSES
 from .masks import check_masks
 from .pictures import Progress, check_pictures, quiet
+from .remember import watch
 from .report import Report, shown
 
 NUMBER = (int, float)
@@ -300,6 +301,7 @@ def audit_coco(
     exif: bool = True,
     decoder: str = "cv2",
     lvis: bool = False,
+    alone: bool = True,
     progress: Progress = quiet,
 ) -> Report:
     """Audit an annotation file and its pictures.
@@ -316,6 +318,7 @@ def audit_coco(
         decoder: what decodes the pictures, as mmdet's ``imdecode_backend``; one that is not in
             :data:`mmsema.audit.pictures.DECODERS`: the files are looked for and nothing else.
         lvis: names come from LVIS v1's ``coco_url``.
+        alone: no other set is used with it, so that it must have annotations.
         progress: ``rich.progress.track`` or alike.
 
     Raises:
@@ -323,7 +326,7 @@ def audit_coco(
     """
     ann_file, img_root = str(ann_file), str(img_root)
     report = Report(ann_file, use)
-    report.files.append(ann_file)
+    watch(report, ann_file)
     content = read_json(report, ann_file)
     if content is None or not _is_coco(report, content):
         return report
@@ -347,7 +350,10 @@ def audit_coco(
         report.add_rows("image-without-annotation", np.flatnonzero(bare), lambda row: f"image {images[row]['id']}")
         usable &= ~small & ~(bare & filter_empty_gt)
     numbers = f"{usable.sum()} of {len(images)} images, {per_image.clip(0).sum()} of {len(annotations)} annotations"
-    if not usable.any() or (use != "predict" and not (per_image > 0).any()):
+    labelled = use == "predict" or (per_image > 0).any()
+    if not alone and usable.any() and not labelled and (per_image < 0).all():
+        report.add("set-unlabelled", numbers)
+    elif not usable.any() or not labelled:
         reasons = [f"{CAUSES[c].what}: {report.counts[c]}" for c in LEFT_OUT if c in report.counts]
         report.add("set-empty", numbers, ", ".join(reasons))
 

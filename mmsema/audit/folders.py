@@ -4,32 +4,28 @@ import os
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 from .coco import check_classes
-from .pictures import Progress, check_pictures, list_folder, quiet
+from .pictures import Progress, check_pictures, list_folder, quiet, walk
+from .remember import watch
 from .report import Report
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif")  # mmpretrain's
 
 
-def _walk(report: Report, root: str, extensions: Tuple[str, ...]) -> List[str]:
+def _fitting(report: Report, root: str, extensions: Tuple[str, ...]) -> List[str]:
     """Names below ``root`` of the files that mmpretrain takes."""
     names = []
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
-        report.folders.append(folder)
-        shown = sorted(file for file in files if not file.startswith("."))
-        fitting = [file for file in shown if file.lower().endswith(extensions)]
-        names += [os.path.relpath(os.path.join(folder, file), root) for file in fitting]
-        if len(shown) > len(fitting):
-            others = (os.path.join(folder, file) for file in shown if not file.lower().endswith(extensions))
-            for other in others:
-                report.add("file-other", repr(os.path.relpath(other, root)))
+    for name in walk(report, root):
+        if name.lower().endswith(extensions):
+            names.append(name)
+        else:
+            report.add("file-other", repr(name))
     return names
 
 
 def _class_folders(report: Report, root: str, classes: Any, extensions: Tuple[str, ...]) -> List[str]:
     """Names of all pictures; the class folders themselves are compared with ``classes``."""
+    watch(report, root)
     folders = sorted(name for name, entry in list_folder(root).items() if entry.is_dir())
-    report.folders.append(root)
     for folder in (folder for folder in folders if folder.startswith(".")):
         report.add("folder-hidden", repr(folder))
     report.class_folders = folders
@@ -40,7 +36,7 @@ def _class_folders(report: Report, root: str, classes: Any, extensions: Tuple[st
             report.add("folder-count", f"{len(folders)} folders", f"{len(classes)} classes")
     names = []
     for folder in folders:
-        inside = [os.path.join(folder, name) for name in _walk(report, os.path.join(root, folder), extensions)]
+        inside = [os.path.join(folder, name) for name in _fitting(report, os.path.join(root, folder), extensions)]
         if not inside and not folder.startswith("."):
             report.add("folder-empty", repr(folder))
         names += inside
@@ -49,7 +45,7 @@ def _class_folders(report: Report, root: str, classes: Any, extensions: Tuple[st
 
 def _list_lines(report: Report, ann_file: str, classes: Any, with_label: bool) -> List[str]:
     """File names of an annotation list."""
-    report.files.append(ann_file)
+    watch(report, ann_file)
     try:
         with open(ann_file, encoding="utf-8") as file:
             lines = [line.rstrip("\n\r") for line in file]
@@ -108,7 +104,7 @@ def audit_folders(
     elif with_label:
         names = _class_folders(report, root, classes, tuple(extensions))
     else:
-        names = _walk(report, root, tuple(extensions))
+        names = _fitting(report, root, tuple(extensions))
     if not names:
         report.add("set-empty", "no picture", "" if ann_file else f"endings: {' '.join(sorted(extensions))}")
     if len(set(names)) != len(names):

@@ -58,6 +58,11 @@ def _check_rle(rle: dict, height: float, width: float) -> tuple:
     return ("", "") if runs[1::2].sum() else ("mask-empty", "RLE of zeros")
 
 
+def is_polygon(part: list) -> bool:
+    """Whether a part of a segmentation has the length of a polygon; others are left out by mmdet."""
+    return len(part) % 2 == 0 and len(part) >= 6
+
+
 def _kind(segmentation: Any, use: str) -> str:
     """Cause for what can be told without numbers; "rle" and "polygons" when there is none."""
     if not segmentation:
@@ -66,7 +71,7 @@ def _kind(segmentation: Any, use: str) -> str:
         return "rle"
     if not isinstance(segmentation, list) or set(map(type, segmentation)) != {list}:
         return "mask-wrong"
-    good = [len(part) % 2 == 0 and len(part) >= 6 for part in segmentation]
+    good = list(map(is_polygon, segmentation))
     # pycocotools takes four numbers for a box if they come first, and raises on fewer
     if not any(good) or (use == "evaluate" and len(segmentation[0]) <= 4):
         return "polygon-short"
@@ -75,7 +80,7 @@ def _kind(segmentation: Any, use: str) -> str:
 
 def _check_polygons(segmentations: List[list], sizes: np.ndarray) -> tuple:
     """(N,) twice: not finite; covering nothing of a picture. ``sizes`` is (N, 2), width and height."""
-    parts = [[part for part in parts if len(part) % 2 == 0 and len(part) >= 6] for parts in segmentations]
+    parts = [list(filter(is_polygon, parts)) for parts in segmentations]
     owner = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
     parts = list(chain.from_iterable(parts))
     length = np.array(list(map(len, parts)), np.int64) // 2

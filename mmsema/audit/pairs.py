@@ -7,7 +7,8 @@ from typing import List, Optional, Tuple, Union
 import numpy as np
 from PIL import Image
 
-from .pictures import Progress, check_pictures, find_files, in_threads, quiet, spread
+from .pictures import Progress, check_pictures, find_files, in_threads, quiet, spread, walk
+from .remember import watch
 from .report import Report
 
 QUICK_MAPS = 400  # label maps that the quick form decodes
@@ -26,23 +27,16 @@ def _read_map(path: str) -> Tuple[str, str, Tuple[int, int], np.ndarray]:
             return "", "", image.size, np.unique(values)
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         return "picture-unreadable", str(error).replace(path, "file"), (0, 0), none
+    except Exception as error:  # a last resort, so that the map is named
+        return "picture-unreadable", f"{type(error).__name__}: {error}", (0, 0), none
 
 
 def _stems(report: Report, folder: str, suffix: str) -> List[str]:
-    """Names below ``folder`` that end in ``suffix``, without it, in mmseg's way: hidden files are not seen."""
+    """Names below ``folder`` that end in ``suffix``, without it."""
     if not os.path.isdir(folder):
         report.add("folder-missing", folder)
         return []
-    names = []
-    for parent, _, files in os.walk(folder):
-        report.folders.append(parent)
-        relative = os.path.relpath(parent, folder)
-        names += [
-            os.path.normpath(os.path.join(relative, file))[: -len(suffix) or None]
-            for file in files
-            if file.endswith(suffix) and not file.startswith(".")
-        ]
-    return sorted(names)
+    return sorted(name[: -len(suffix) or None] for name in walk(report, folder) if name.endswith(suffix))
 
 
 def audit_pairs(
@@ -74,11 +68,14 @@ def audit_pairs(
     img_dir, ann_file = str(img_dir), str(ann_file)
     report = Report(ann_file or img_dir, use)
     if ann_file and not os.path.isdir(ann_file):
-        report.files.append(ann_file)
+        watch(report, ann_file)
         try:
             stems = [line.strip() for line in Path(ann_file).read_text(encoding="utf-8").splitlines()]
         except OSError as error:
             report.add("file-missing", ann_file, error.strerror or "")
+            return report
+        except UnicodeDecodeError as error:
+            report.add("line-wrong", f"byte {error.start}", "not UTF-8")
             return report
     else:
         stems = _stems(report, img_dir, img_suffix)

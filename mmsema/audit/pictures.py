@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .remember import watch
 from .report import Report
 
 QUICK_PICTURES = 4000  # headers that the quick form reads, evenly spread over the set
@@ -64,7 +65,14 @@ def probe(path: str, decode: bool = False, exif: bool = True, decoder: str = "cv
             with Image.open(path) as image:
                 size, detail = image.size, ""
                 asked = image.format not in OPENCV_READS and decoder != "pillow"
-                turn = image.getexif().get(ORIENTATION, 1) if exif and "exif" in image.info else 1
+                try:
+                    turn = image.getexif().get(ORIENTATION, 1) if exif and "exif" in image.info else 1
+                except Exception as error:  # Pillow raises whatever malformed EXIF data lead it to
+                    if decoder == "pillow":
+                        return "picture-unreadable", f"EXIF: {error}", size
+                    turn = None
+                if not isinstance(turn, int):  # OpenCV goes its own way there
+                    turn, asked = 1, decoder != "pillow"
                 if 5 <= turn <= 8:
                     if image.format in ("JPEG", "MPO"):
                         size = size[::-1]
@@ -89,6 +97,8 @@ def probe(path: str, decode: bool = False, exif: bool = True, decoder: str = "cv
         if isinstance(error, OSError) and error.strerror:
             return "picture-unreadable", error.strerror, size
         return "picture-truncated", str(error), size
+    except Exception as error:  # a last resort, so that the picture is named
+        return "picture-unreadable", f"{type(error).__name__}: {error}", size
 
 
 def spread(count: int, most: int) -> np.ndarray:
@@ -100,8 +110,21 @@ def list_folder(folder: str) -> Dict[str, os.DirEntry]:
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry for entry in entries}
-    except OSError:
+    except (OSError, ValueError):  # ValueError: half a character, which JSON can name and a file system cannot
         return {}
+
+
+def walk(report: Report, root: str) -> Iterator[str]:
+    """Names below ``root`` of all files but hidden ones; as in mmengine, in hidden folders and behind links too."""
+    watch(report, root)
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        subfolders.sort()
+        for name in subfolders:  # which os.walk lists after this
+            watch(report, os.path.join(folder, name))
+        inside = os.path.relpath(folder, root)
+        for file in sorted(files):
+            if not file.startswith("."):
+                yield os.path.normpath(os.path.join(inside, file))
 
 
 def find_files(
@@ -109,16 +132,10 @@ def find_files(
 ) -> Tuple[List[str], np.ndarray]:
     """Paths of ``names`` below ``root``, and which of them are files with something in them; the others are added.
 
-    A link that leads out of ``root`` is a fault; ``root`` itself may be one.
+    A name must not lead out of ``root``; a link may, as subsets are made of such.
     """
-    real_root = os.path.realpath(root)
     folders: Dict[str, Dict[str, os.DirEntry]] = {}
-    inside: Dict[str, bool] = {}
     paths, good = [], np.zeros(len(names), bool)
-
-    def is_inside(path: str) -> bool:
-        return os.path.commonpath([real_root, os.path.realpath(path)]) == real_root
-
     for row, file_name in enumerate(names):
         path = os.path.join(root, file_name)
         paths.append(path)
@@ -128,14 +145,9 @@ def find_files(
             continue
         folder, base = os.path.split(os.path.normpath(path))
         if folder not in folders:
+            watch(report, folder)
             folders[folder] = list_folder(folder)
-            inside[folder] = is_inside(folder)
-            report.folders.append(folder)
         entry = folders[folder].get(base)
-        if not inside[folder] or (entry is not None and entry.is_symlink() and not is_inside(entry.path)):
-            target = os.path.realpath(path)
-            report.add_rows("name-outside", [row], name, lambda row, target=target: f"link to {target}")
-            continue
         try:
             size = entry.stat().st_size if entry is not None else -1
         except OSError:  # a link to nothing

@@ -26,7 +26,7 @@ def _code() -> str:
     return digest.hexdigest()
 
 
-def _state(entry: os.DirEntry) -> str:
+def _line(entry: os.DirEntry) -> str:
     try:
         state = entry.stat()
     except OSError:  # a link to nothing
@@ -34,19 +34,29 @@ def _state(entry: os.DirEntry) -> str:
     return f"{entry.name}\0{state.st_size}\0{state.st_mtime_ns}\n"
 
 
-def fingerprint(report: Report) -> str:
-    """Of path, size and time of every file that the result came from, new and removed ones in its folders included."""
-    digest = hashlib.sha256(_code().encode())
-    for path in report.files:
-        state = os.stat(path)
-        digest.update(
-            f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape")
-        )
-    for path in sorted(set(report.folders)):
-        with os.scandir(path) as entries:
-            text = "".join(sorted(map(_state, entries)))
-        digest.update(f"{os.path.realpath(path)}\n{text}".encode(errors="surrogateescape"))
-    return digest.hexdigest()
+def _state(path: str) -> str:
+    """Changes with size or time of a file, or of any file in a folder, new and removed ones included."""
+    try:
+        if os.path.isdir(path):
+            with os.scandir(path) as entries:
+                text = "".join(sorted(map(_line, entries)))
+        else:
+            state = os.stat(path)
+            text = f"{state.st_size}\0{state.st_mtime_ns}\n"
+        text = f"{os.path.realpath(path)}\n{text}"
+    except (OSError, ValueError):  # nothing there, or no name that a file can have
+        return ""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def watch(report: Report, path: str) -> None:
+    """The result depends on the file or folder as it is now; to be called before it is read."""
+    if path not in report.states:
+        report.states[path] = _state(path)
+
+
+def _is_unchanged(report: Report) -> bool:
+    return all(_state(path) == state for path, state in report.states.items())
 
 
 def _file(settings: str, form: str) -> Path:
@@ -58,8 +68,10 @@ def recall(settings: str, form: str) -> Optional[Report]:
     for better in FORMS[FORMS.index(form) :]:
         try:
             content = json.loads(_file(settings, better).read_text(encoding="utf-8"))
+            if content["code"] != _code():
+                continue
             report = Report.from_dict(content["report"])
-            if content["fingerprint"] == fingerprint(report):
+            if _is_unchanged(report):
                 return report
         except (OSError, ValueError, KeyError, TypeError):  # nothing there, or not what this version writes
             continue
@@ -67,14 +79,17 @@ def recall(settings: str, form: str) -> Optional[Report]:
 
 
 def store(settings: str, form: str, report: Report) -> None:
-    """Remember ``report`` unless it forbids the use of the set. A cache that cannot be written is no error."""
-    if report.stops or report.not_audited:
+    """Remember ``report`` unless it forbids the use of the set, or the set has changed since it was read.
+
+    A cache that cannot be written is no error.
+    """
+    if report.stops or not _is_unchanged(report):
         return
     try:
         path = _file(settings, form)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
-        content = dict(fingerprint=fingerprint(report), report=report.to_dict())
+        content = dict(code=_code(), report=report.to_dict())
         partial.write_text(json.dumps(content), encoding="utf-8")
         os.replace(partial, path)
     except OSError:

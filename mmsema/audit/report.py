@@ -31,8 +31,7 @@ class Report:
         self.counts: Dict[str, int] = {}
         self.examples: Dict[str, List[List[str]]] = {}  # cause: [short name, what is wrong with it]
         self.pictures = self.annotations = 0
-        self.files: List[str] = []  # what the result depends on; see remember.py
-        self.folders: List[str] = []
+        self.states: Dict[str, str] = {}  # of the files and folders that the result depends on; see remember.py
         self.class_folders: List[str] = []
         self.paths: Optional[List[str]] = None  # of the pictures that are there; not remembered
         self.not_audited = ""  # the reason, where nothing was looked at

@@ -3,7 +3,8 @@
 import hashlib
 import os
 from collections import defaultdict
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
@@ -16,6 +17,7 @@ from .pictures import Progress, quiet
 from .report import Report
 
 LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+Job = Union[partial, Report]  # an audit but for its ``pictures`` and ``progress``; a report where there is none
 SAMPLE = 4096  # bytes from the middle of a file, the first that are compared
 
 
@@ -74,25 +76,25 @@ def _use(cfg: Config, loader: str) -> Tuple[str, bool]:
     return "evaluate" if evaluators else "predict", any("segm" in metric for metric in metrics)
 
 
-def _unaudited(leaf: dict, reason: str) -> Report:
-    report = Report(str(leaf.get("type")))
+def _unaudited(leaf: dict, use: str, reason: str) -> Report:
+    report = Report(str(leaf.get("type")), use)
     report.not_audited = reason
     return report
 
 
-def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Progress) -> Optional[Report]:
-    """Audit one data set of a config; None for a set that mmsema generates in memory.
+def plan(leaf: dict, use: str, masks: bool, alone: bool) -> Optional[Job]:
+    """What audits one data set of a config; None for a set that mmsema generates in memory.
 
     Args:
         leaf: the data set's settings.
-        use, pictures, progress: as in :func:`mmsema.audit.audit_coco`.
+        use, alone: as in :func:`mmsema.audit.audit_coco`.
         masks: an evaluator compares masks.
     """
     kind = leaf.get("type")
     with DATASETS.switch_scope_and_registry(None) as registry:
         cls = registry.get(kind) if isinstance(kind, str) else kind
         if cls is None:
-            return _unaudited(leaf, "its type is not registered")
+            return _unaudited(leaf, use, "its type is not registered")
         reader = getattr(getattr(cls, "load_data_list", None), "__qualname__", "")
         parser = getattr(getattr(cls, "parse_data_info", None), "__qualname__", "")
         if cls.__module__.startswith("mmsema."):
@@ -100,33 +102,35 @@ def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Pr
         known = reader in ("CustomDataset.load_data_list", "BaseSegDataset.load_data_list")
         detection = ("CocoDataset.load_data_list", "LVISV1Dataset.load_data_list")
         if not known and (reader not in detection or parser != "CocoDataset.parse_data_info"):
-            return _unaudited(leaf, "it reads a form of data that the audit does not know")
+            return _unaudited(leaf, use, "it reads a form of data that the audit does not know")
         if is_remote(leaf):
-            return _unaudited(leaf, "it is not on a local disk")
-        try:  # for the host's own defaults and joined paths; nothing is read
+            return _unaudited(leaf, use, "it is not on a local disk")
+        try:  # for the host's own defaults and joined paths; nothing is read but lists of classes
             dataset = registry.build({**leaf, "pipeline": [], "lazy_init": True})
         except Exception as error:  # whatever the host raises about its settings, it will say so itself
-            return _unaudited(leaf, f"it cannot be built: {' '.join(str(error).split())[:200]}")
+            return _unaudited(leaf, use, f"it cannot be built: {' '.join(str(error).split())[:200]}")
     with_mask, poly2mask, exif, decoder = _reading(leaf.get("pipeline"))
     classes = dataset.metainfo.get("classes")
-    same = dict(use=use, pictures=pictures, exif=exif, decoder=decoder, progress=progress)
+    same = dict(use=use, exif=exif, decoder=decoder)
     prefix = dataset.data_prefix
     if reader == "CustomDataset.load_data_list":
-        return audit_folders(
-            dataset.img_prefix,
-            dataset.ann_file,
-            classes,
+        return partial(
+            audit_folders,
+            root=dataset.img_prefix,
+            ann_file=dataset.ann_file,
+            classes=classes,
             with_label=dataset.with_label,
-            extensions=dataset.extensions,
+            extensions=sorted(dataset.extensions),  # mmpretrain's order is another one in each process
             **same,
         )
     if reader == "BaseSegDataset.load_data_list":
         known_classes = classes if dataset.label_map is None else type(dataset).METAINFO["classes"]
-        return audit_pairs(
-            prefix.get("img_path", ""),
-            prefix.get("seg_map_path"),
-            len(known_classes) if known_classes else None,
-            dataset.ann_file,
+        return partial(
+            audit_pairs,
+            img_dir=prefix.get("img_path", ""),
+            map_dir=prefix.get("seg_map_path"),
+            num_classes=len(known_classes) if known_classes else None,
+            ann_file=dataset.ann_file,
             img_suffix=dataset.img_suffix,
             map_suffix=dataset.seg_map_suffix,
             reduce_zero_label=dataset.reduce_zero_label,
@@ -135,17 +139,36 @@ def audit_dataset(leaf: dict, use: str, masks: bool, pictures: str, progress: Pr
         )
     lvis = reader == "LVISV1Dataset.load_data_list"
     filters = (dataset.filter_cfg or {}) if not dataset.test_mode else {}
-    return audit_coco(
-        dataset.ann_file,
-        prefix.get("img", ""),
-        None if lvis else classes,  # LVIS' labels follow the file's ids, not names
+    return partial(
+        audit_coco,
+        ann_file=dataset.ann_file,
+        img_root=prefix.get("img", ""),
+        classes=None if lvis else classes,  # LVIS' labels follow the file's ids, not names
         masks=masks or with_mask,
         poly2mask=poly2mask,
         filter_empty_gt=filters.get("filter_empty_gt", False),
         min_size=filters.get("min_size", 0),
         lvis=lvis,
+        alone=alone,
         **same,
     )
+
+
+def _key(job: partial) -> tuple:
+    """All that a set's audit depends on but files: what the config and the host's classes come to."""
+    return os.getcwd(), job.func.__name__, sorted(job.keywords.items())
+
+
+def _look(job: Optional[Job], pictures: str, progress: Progress) -> Optional[Report]:
+    """A set's report; what was found fit before and has not changed is not looked at again."""
+    if not isinstance(job, partial):
+        return job
+    settings = repr(_key(job))
+    report = remember.recall(settings, pictures)
+    if report is None:
+        report = job(pictures=pictures, progress=progress)
+        remember.store(settings, pictures, report)
+    return report
 
 
 def _compare_folders(reports: List[Report]) -> None:
@@ -185,34 +208,34 @@ def same_pictures(train: Sequence[str], other: Sequence[str], progress: Progress
     return found
 
 
-def _compare_pictures(jobs: List[tuple], reports: List[Report], form: str, progress: Progress) -> None:
-    """Add pictures that are in a training set and in another to the latter's report. Remembered on its own."""
-    settings = repr((os.getcwd(), "picture-in-both", [job[:3] for job in jobs]))
-    known = remember.recall(settings, form)
+def _compare_pictures(audited: Sequence[Tuple[partial, Report]], pictures: str, progress: Progress) -> Report:
+    """Pictures that are in a training set and in another. Remembered on its own."""
+    settings = repr(("picture-in-both", [_key(job) for job, _ in audited]))
+    known = remember.recall(settings, pictures)
     if known is None:
         known = Report("comparison", "train")
-        fresh = [r if r.paths is not None else audit_dataset(*job) for job, r in zip(jobs, reports, strict=True)]
+        fresh = [r if r.paths is not None else job(pictures=pictures, progress=progress) for job, r in audited]
         train = [path for report in fresh if report.use == "train" for path in report.paths or ()]
         for report in fresh:
-            known.files += report.files
-            known.folders += report.folders
+            known.states.update(report.states)
             if report.use != "train":
                 for path, twin in same_pictures(train, report.paths or (), progress):
                     known.add("picture-in-both", repr(path), twin)
-        remember.store(settings, form, known)
-    reports.append(known)
+        remember.store(settings, pictures, known)
+    return known
 
 
-def _check_evaluator(cfg: Config, loader: str, jobs: List[tuple]) -> Iterator[Report]:
-    """Compare an evaluator's file with its set's, where they are two; nothing is remembered, as this is rare."""
+def _evaluated(cfg: Config, loader: str, jobs: Sequence[Optional[Job]]) -> Iterator[Tuple[str, str]]:
+    """The annotation files of a loader's only set and of its evaluators, where they are two and COCO's."""
     evaluators = cfg.get(loader.replace("dataloader", "evaluator")) or []
     files = [one.get("ann_file") for one in (evaluators if isinstance(evaluators, (list, tuple)) else [evaluators])]
-    if loader == "train_dataloader" or len(jobs) != 1 or not str(jobs[0][0].get("ann_file")).endswith(".json"):
+    is_coco = [isinstance(job, partial) and job.func is audit_coco for job in jobs]
+    if loader == "train_dataloader" or is_coco != [True]:
         return
-    ann_file = os.path.join(jobs[0][0].get("data_root") or "", jobs[0][0]["ann_file"])
-    for evaluated in dict.fromkeys(file for file in files if isinstance(file, str) and "://" not in file):
+    ann_file = jobs[0].keywords["ann_file"]
+    for evaluated in (file for file in files if isinstance(file, str) and "://" not in file):
         if os.path.realpath(evaluated) != os.path.realpath(ann_file):
-            yield compare_pictures(ann_file, evaluated)
+            yield ann_file, evaluated
 
 
 def audit_config(
@@ -231,27 +254,31 @@ def audit_config(
         progress: ``rich.progress.track`` or alike.
     """
     init_default_scope(cfg.get("default_scope") or "mmengine")
-    jobs, reports, others = [], [], []
+    found: Dict[str, Tuple[Optional[Job], Optional[Report]]] = {}
+    together: List[Report] = []
+    evaluated: List[Tuple[str, str]] = []
     for loader in loaders:
         settings = cfg.get(loader)
         dataset = settings.get("dataset") if isinstance(settings, dict) else None
+        sets = list(leaves(dataset)) if isinstance(dataset, dict) else []
         use, masks = _use(cfg, loader)
-        before = len(jobs)
-        for leaf in leaves(dataset) if isinstance(dataset, dict) else ():
-            job = (leaf.to_dict() if hasattr(leaf, "to_dict") else dict(leaf), use, masks, pictures, progress)
-            if job in jobs:
-                continue
-            settings = repr((os.getcwd(), job[:3]))
-            report = remember.recall(settings, pictures)
-            if report is None:
-                report = audit_dataset(*job)
-                if report is None:
-                    continue
-                remember.store(settings, pictures, report)
-            jobs.append(job)
-            reports.append(report)
-        others += _check_evaluator(cfg, loader, jobs[before:])
+        own = []
+        for leaf in sets:
+            leaf = leaf.to_dict() if hasattr(leaf, "to_dict") else dict(leaf)
+            name = repr((leaf, use, masks, len(sets) == 1))
+            if name not in found:
+                job = plan(leaf, use, masks, alone=len(sets) == 1)
+                found[name] = job, _look(job, pictures, progress)
+            own.append(found[name])
+        if own and all(report is not None and "set-unlabelled" in report.counts for _, report in own):
+            together.append(Report(loader, use))
+            sources = ", ".join(report.source for _, report in own)
+            together[-1].add("set-empty", f"0 annotations in {len(own)} sets", sources)
+        evaluated += _evaluated(cfg, loader, [job for job, _ in own])
+    reports = [report for _, report in found.values() if report is not None]
     _compare_folders(reports)
-    if compare and {"train"} < {report.use for report in reports} and not any(report.stops for report in reports):
-        _compare_pictures(jobs, reports, pictures, progress)
-    return reports + others
+    audited = [(job, report) for job, report in found.values() if isinstance(job, partial)]
+    if compare and {"train"} < {report.use for _, report in audited} and not any(r.stops for r in reports):
+        reports.append(_compare_pictures(audited, pictures, progress))
+    # nothing of these is remembered, as they are rare
+    return reports + together + [compare_pictures(*files) for files in dict.fromkeys(evaluated)]

@@ -281,6 +281,15 @@ def polygon_part_of_one_point(content):
 
 
 @json_fault(
+    "polygon-part",
+    "part of a mask is no polygon: annotation 11 "
+    "(image 1, segmentation [[4, 4, 24, 4, 4, 20], [1, 1, 9, 1, 9, None, 7]])",
+)
+def polygon_part_of_odd_length_without_numbers(content):
+    find(content, 11)["segmentation"].append([1, 1, 9, 1, 9, None, 7])
+
+
+@json_fault(
     "polygon-not-finite",
     "polygon with something else than finite numbers: annotation 11 (image 1, segmentation [[nan, 4, 24, 4, 4, 20]])",
 )

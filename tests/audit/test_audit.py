@@ -3,17 +3,25 @@
 import gc
 import json
 import os
+import shutil
+import struct
+from functools import partial
 from pathlib import Path
+from typing import Callable
 
 import mmcv
 import numpy as np
 import pytest
+from faults import FAULTS
 from file_faults import cut
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 from old_torch import needs_mmseg
 from PIL import Image
 from planting import (
     CLASSES,
+    MAKE,
     NAMES,
     SIZE,
     annotation,
@@ -26,8 +34,10 @@ from planting import (
     triangle,
 )
 
-import mmsema.audit.run
-from mmsema.audit import audit_coco, audit_config, audit_folders, pictures
+from mmsema.audit import audit_coco, audit_config, audit_folders, audit_pairs, pictures
+from mmsema.audit.folders import EXTENSIONS
+from mmsema.audit.run import plan
+from mmsema.datasets import Digits
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -108,6 +118,48 @@ def test_a_pixel_format_that_exif_leaves_alone(tmp_path):
     assert pictures.probe(str(path), exif=False)[2] == (20, 10)
 
 
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+@pytest.mark.parametrize(
+    "data, causes",  # of OpenCV and of Pillow, which refuses what is no TIFF
+    [
+        (b"no TIFF at all", ("", "picture-unreadable")),
+        (b"II*\0", ("", "picture-unreadable")),
+        (b"II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 2, 2, b"6", 0), ("", "")),
+        (b"II*\0" + struct.pack("<IHHHI4sI", 8, 1, 0x0112, 7, 1, b"\6", 0), ("", "")),  # which OpenCV obeys in a JPEG
+    ],
+    ids=["no TIFF", "cut off", "orientation is a text", "orientation is a byte"],
+)
+def test_malformed_exif_does_no_harm(data, causes, name, tmp_path):
+    path = tmp_path / name
+    Image.new("RGB", (20, 10)).save(path, exif=b"Exif\0\0" + data, dpi=(72, 72))
+    for decoder, cause in zip(("cv2", "pillow"), causes, strict=True):
+        found = pictures.probe(str(path), decoder=decoder)
+        assert found[0] == cause, found
+        if cause:
+            with pytest.raises((SyntaxError, struct.error)):
+                mmcv.imfrombytes(path.read_bytes(), backend=decoder)
+        else:
+            assert found[2] == mmcv.imfrombytes(path.read_bytes(), backend=decoder).shape[1::-1]
+
+
+def test_a_picture_that_fails_in_no_known_way_is_named(tmp_path, monkeypatch):
+    def fail(path, image):
+        raise struct.error("too short")
+
+    make_coco(tmp_path)
+    monkeypatch.setattr(pictures, "_is_cut", fail)
+    (line,) = audit("coco", tmp_path).stops
+    assert ": file cannot be read as a picture: image 1, 'a.jpg' (error: too short); 4 in all" in line
+
+
+def test_a_map_that_fails_in_no_known_way_is_named(tmp_path, monkeypatch):
+    make_pairs(tmp_path)
+    Image.new("L", (200, 100)).save(tmp_path / "map/1.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 9000)
+    report = audit("pairs", tmp_path)
+    assert report.counts == {"picture-unreadable": 1} and "'1.png' (DecompressionBombError: " in report.stops[0]
+
+
 @pytest.mark.parametrize("flag", ["color", "grayscale", "unchanged"])
 @pytest.mark.parametrize("decoder", ["cv2", "pillow"])
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif"])
@@ -183,6 +235,53 @@ def test_a_configs_sets_inside_wrappers(tmp_path):
     assert report.counts["class-unknown"] == 1
 
 
+def make_bare(root: Path) -> None:
+    """A set whose pictures show nothing that is annotated."""
+    make_coco(root)
+    edit(root, lambda content: content.update(annotations=[]))
+
+
+def test_a_set_without_annotations_may_stand_beside_one_with_some(tmp_path):
+    make_coco(tmp_path)
+    make_bare(tmp_path / "bare")
+    labelled, bare = dataset(tmp_path, "coco"), dataset(tmp_path / "bare", "coco")
+    for other in (labelled, dict(type="mmdet.VOCDataset"), dict(type=Digits), labelled):  # the last one from memory
+        sets = dict(type="ConcatDataset", datasets=[bare, other])
+        reports = audit_config(config("mmdet", train=sets))
+        assert not any(report.stops for report in reports)
+        line = "set without annotations, beside another: 4 of 4 images, 0 of 0 annotations"
+        assert f"{tmp_path}/bare/train.json: {line}" in reports[0].notes
+
+
+@pytest.mark.parametrize("sets", [1, 2])
+def test_sets_without_any_annotation_stop(sets, tmp_path):
+    names = [tmp_path / str(number) for number in range(sets)]
+    for name in names:
+        make_bare(name)
+    cfg = config("mmdet", train=dict(type="ConcatDataset", datasets=[dataset(name, "coco") for name in names]))
+    for _ in range(2):
+        stops = [line for report in audit_config(cfg) for line in report.stops]
+        sources = [f"{name}/train.json" for name in names]
+        numbers = "4 of 4 images, 0 of 0 annotations (image without annotations: 4)"
+        alone = f"{sources[0]}: nothing is left to use: {numbers}"
+        together = f"train_dataloader: nothing is left to use: 0 annotations in 2 sets ({', '.join(sources)})"
+        assert stops == [alone if sets == 1 else together]
+
+
+@pytest.mark.parametrize("change", ["filter", "spoil"])
+def test_a_set_of_which_nothing_is_left_stops_beside_another(change, tmp_path):
+    make_coco(tmp_path)
+    make_bare(tmp_path / "bare")
+    settings = {}
+    if change == "filter":
+        settings = dict(filter_cfg=dict(filter_empty_gt=True))
+    else:
+        FAULTS["boxes_in_shares_of_the_picture"].plant(tmp_path / "bare")
+    sets = [dataset(tmp_path, "coco"), dataset(tmp_path / "bare", "coco", **settings)]
+    reports = audit_config(config("mmdet", train=dict(type="ConcatDataset", datasets=sets)))
+    assert [report.stops != [] for report in reports] == [False, True]
+
+
 def test_masks_count_where_the_config_uses_them(tmp_path):
     make_coco(tmp_path)
     edit(tmp_path, lambda content: find(content, 12).pop("segmentation"))
@@ -218,6 +317,28 @@ def test_pairs_of_a_config(tmp_path):
     (tmp_path / "map/1.png").unlink()
     (report,) = audit_config(config("mmseg", train=dataset(tmp_path, "pairs")))
     assert report.counts == {"map-missing": 1}
+
+
+@needs_mmseg
+def test_pairs_through_links_as_mmseg_lists_them(tmp_path):
+    make_pairs(tmp_path)
+    for name in ("img", "map"):
+        picture(tmp_path / name / ".hidden/9.jpg", 9)  # a hidden folder is not left out, a hidden file is
+        picture(tmp_path / name / ".hidden.jpg", 9)
+        (tmp_path / name).rename(tmp_path / f"{name} of a city")
+        (tmp_path / name).mkdir()
+        os.symlink(tmp_path / f"{name} of a city", tmp_path / name / "city")
+    Image.new("L", SIZE).save(tmp_path / "map/city/.hidden/9.png")
+    settings = dataset(tmp_path, "pairs")
+    (report,) = audit_config(config("mmseg", train=settings))
+    assert report.lines() == [] and report.pictures == len(DATASETS.build(settings)) == 4
+
+
+def test_a_list_of_pairs_that_is_not_utf_8(tmp_path):
+    make_pairs(tmp_path)
+    (tmp_path / "list.txt").write_bytes(b"0\n1\nFu\xdfg\xe4nger\n")
+    report = audit_pairs(tmp_path / "img", tmp_path / "map", 3, tmp_path / "list.txt")
+    assert report.stops == [f"{tmp_path}/list.txt: line is not a file name and a label: byte 6 (not UTF-8)"]
 
 
 @needs_mmseg
@@ -282,6 +403,19 @@ def test_sets_made_in_memory_pass():
     assert audit_config(Config.fromfile(ROOT / "configs/sema-pico_digits.py")) == []
 
 
+@pytest.mark.parametrize("name", ["link.jpg", "link/a.jpg"])
+def test_links_may_lead_anywhere(name, tmp_path):
+    make_coco(tmp_path)
+    picture(tmp_path / "elsewhere/a.jpg", 0)
+    os.symlink(tmp_path / "elsewhere/a.jpg", tmp_path / "images/link.jpg")
+    os.symlink(tmp_path / "elsewhere", tmp_path / "images/link")
+    edit(tmp_path, lambda content: content["images"][0].update(file_name=name))
+    report = audit("coco", tmp_path)
+    assert not report.stops and not report.drops
+    (tmp_path / "elsewhere/a.jpg").unlink()
+    assert audit("coco", tmp_path).counts["picture-missing"] == 1
+
+
 def test_pictures_of_validation_that_were_learnt(tmp_path):
     make_coco(tmp_path)
     make_coco(tmp_path / "val")
@@ -312,18 +446,41 @@ def test_an_evaluator_that_compares_with_other_pictures(tmp_path):
     )
 
 
-def test_what_was_fit_is_remembered_until_it_changes(tmp_path, monkeypatch):
+def looks_at(cfg: Config, form: str = "quick", then: Callable = lambda: None) -> bool:
+    """Whether an audit reads files, and does not take them from memory; ``then`` is called when it has listed them."""
+    looked = []
+
+    def progress(items, description):
+        then()
+        looked.append(description)
+        return items
+
+    audit_config(cfg, pictures=form, progress=progress)
+    return bool(looked)
+
+
+def test_an_evaluators_file_counts_in_every_loader(tmp_path):
+    make_coco(tmp_path)
+    make_coco(tmp_path / "other")
+    edit(tmp_path / "other", lambda content: content["images"].pop())
+    cfg = config("mmdet", val=dataset(tmp_path, "coco"), test=dataset(tmp_path, "coco"))
+    cfg.val_evaluator = dict(type="CocoMetric", ann_file=f"{tmp_path}/train.json")
+    cfg.test_evaluator = dict(type="CocoMetric", ann_file=f"{tmp_path}/other/train.json")
+    assert [report.counts for report in audit_config(cfg) if report.stops] == [{"evaluator-pictures": 1}]
+
+
+def test_an_evaluators_file_is_compared_with_cocos_alone(tmp_path):
+    captions = dict(type="COCOCaption", ann_file="captions.json", data_root=str(tmp_path))
+    cfg = config("mmpretrain", val=captions)
+    cfg.val_evaluator = dict(type="COCOCaption", ann_file=f"{tmp_path}/captions_gt.json")
+    (report,) = audit_config(cfg)
+    assert report.not_audited and report.use == "evaluate"
+
+
+def test_what_was_fit_is_remembered_until_it_changes(tmp_path):
     make_coco(tmp_path)
     cfg = config("mmdet", train=dataset(tmp_path, "coco"))
-    looked = []
-    inner = mmsema.audit.run.audit_dataset
-    monkeypatch.setattr(mmsema.audit.run, "audit_dataset", lambda *args: looked.append(1) or inner(*args))
-
-    def looks(form: str = "quick") -> bool:
-        looked.clear()
-        audit_config(cfg, pictures=form)
-        return bool(looked)
-
+    looks = partial(looks_at, cfg)
     assert looks("all") and not looks("all") and not looks("quick") and looks("decode") and not looks("all")
     picture(tmp_path / "images/a.jpg", 7)  # in place
     assert looks() and not looks()
@@ -340,6 +497,62 @@ def test_what_was_fit_is_remembered_until_it_changes(tmp_path, monkeypatch):
     for path in (tmp_path / "cache/mmsema/audit").iterdir():
         path.write_text("{")
     assert looks() and not looks()
+
+
+@pytest.mark.parametrize("kind", ["coco", "folders"])
+def test_what_changes_during_the_audit_is_not_remembered(kind, tmp_path):
+    MAKE[kind](tmp_path)
+    cfg = config(dict(coco="mmdet", folders="mmpretrain")[kind], train=dataset(tmp_path, kind))
+    folder = tmp_path / dict(coco="images", folders="train/circle")[kind]
+    looks = partial(looks_at, cfg)
+    changes = [lambda: picture(folder / "new.jpg", 8), lambda: picture(folder / "new.jpg", 9)]
+    if kind == "coco":
+        changes.append(lambda: edit(tmp_path, lambda content: content["annotations"].pop()))
+    for change in changes:
+        assert looks(then=change) and looks() and not looks()
+        shutil.rmtree(tmp_path / "cache")
+
+
+def test_classes_that_stand_outside_of_the_config_are_remembered_too(tmp_path, monkeypatch):
+    class Own(CocoDataset):
+        METAINFO = dict(classes=CLASSES)
+
+    monkeypatch.setitem(DATASETS.module_dict, "OwnForThisTest", Own)
+    make_coco(tmp_path)
+    names, misspelt = tmp_path / "classes.txt", ("circle", "sqare", "star")
+    names.write_text("\n".join(CLASSES))
+    own, file = dict(type="OwnForThisTest", metainfo=None), dict(metainfo=dict(classes=str(names)))
+    configs = [config("mmdet", train=dataset(tmp_path, "coco", **settings)) for settings in (own, file)]
+    for cfg in configs:
+        assert looks_at(cfg) and not looks_at(cfg)
+    Own.METAINFO = dict(classes=misspelt)
+    names.write_text("\n".join(misspelt))
+    for cfg in configs:
+        assert "class-unknown" in audit_config(cfg, pictures="quick")[0].counts
+
+
+@needs_mmseg
+def test_defaults_of_a_class_are_remembered_too(tmp_path, monkeypatch):
+    from mmseg.datasets import BaseSegDataset
+
+    class Own(BaseSegDataset):
+        zero = True
+
+        def __init__(self, **settings):
+            super().__init__(reduce_zero_label=self.zero, **settings)
+
+    monkeypatch.setitem(DATASETS.module_dict, "OwnForThisTest", Own)
+    make_pairs(tmp_path)
+    Image.new("L", SIZE, len(CLASSES)).save(tmp_path / "map/1.png")
+    cfg = config("mmseg", train=dict(dataset(tmp_path, "pairs"), type="OwnForThisTest"))
+    assert looks_at(cfg) and not looks_at(cfg)
+    Own.zero = False
+    assert audit_config(cfg, pictures="quick")[0].counts == {"map-values": 1}
+
+
+def test_endings_come_in_the_same_order_in_every_process(tmp_path):
+    endings = plan(dataset(tmp_path, "folders"), "train", masks=False, alone=True).keywords["extensions"]
+    assert endings == sorted(EXTENSIONS)
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import commands
 import pytest
 from faults import FAULTS
+from planting import CLASSES, make_coco
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = str(ROOT / "tools/analysis_tools/audit_dataset.py")
@@ -90,6 +91,34 @@ def test_the_tool(name, code, words, tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert end.value.code == code and all(word in shown for word in words), shown
     assert f"{FAULTS[name].rule}: {FAULTS[name].line.replace('{root}', str(tmp_path))}" in shown
+
+
+@pytest.mark.parametrize(
+    "parts, code, last",
+    [
+        (["train"], 0, ["data sets not audited: 1, VOCDataset (train)", "fit for use, as far as audited"]),
+        (
+            ["train", "val"],
+            1,
+            [
+                "data sets not audited: 2, VOCDataset (train), VOCDataset (evaluate)",
+                "not known to be fit for use: nothing was audited",
+            ],
+        ),
+    ],
+)
+def test_the_tool_names_sets_that_it_did_not_look_at(parts, code, last, tmp_path, monkeypatch, capsys):
+    make_coco(tmp_path)
+    voc = dict(_delete_=True, type="VOCDataset", metainfo=dict(classes=CLASSES))
+    lines = [f'{part}_dataloader["dataset"] = {voc}' for part in parts]
+    (tmp_path / "config.py").write_text(CONFIG.format(root=tmp_path) + "\n".join(lines))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sys, "argv", [TOOL, str(tmp_path / "config.py")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(TOOL, run_name="__main__")
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-2:] == last, shown.err
+    assert end.value.code == code
 
 
 def test_the_tool_names_a_config_that_is_not_there(tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ LEFT = dict(
     polygon_of_two_points={12, 14, 15, 16},
     polygon_of_odd_length={12, 14, 15, 16},
     polygon_part_of_one_point={11, 12, 14, 15, 16},
+    polygon_part_of_odd_length_without_numbers={11, 12, 14, 15, 16},
     rle_without_counts={11, 12, 14, 15, 16},
     rle_where_polygons_are_kept={11, 14, 15, 16},
 )

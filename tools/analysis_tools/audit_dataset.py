@@ -1,4 +1,7 @@
-"""Check the data sets of a config: annotations, names, pictures. Exit code 0: fit for use, 1: not, 2: wrong usage."""
+"""Check the data sets of a config: annotations, names, pictures.
+
+Exit code 0: what was audited is fit for use, 1: it is not, or nothing was audited, 2: wrong usage.
+"""
 
 import argparse
 import sys
@@ -34,8 +37,17 @@ def main() -> None:
         if report.pictures:
             print(f"{report.source} ({report.use}): {report.pictures} pictures, {report.annotations} annotations")
     stops = sum(len(report.stops) for report in reports)
-    print(f"not fit for use: {stops} causes to stop" if stops else "fit for use")
-    sys.exit(1 if stops else 0)
+    skipped = [f"{report.source} ({report.use})" for report in reports if report.not_audited]
+    nothing = bool(skipped) and len(skipped) == len(reports)
+    if skipped:
+        print(f"data sets not audited: {len(skipped)}, {', '.join(skipped)}")
+    if stops:
+        print(f"not fit for use: {stops} causes to stop")
+    elif nothing:
+        print("not known to be fit for use: nothing was audited")
+    else:
+        print("fit for use, as far as audited" if skipped else "fit for use")
+    sys.exit(1 if stops or nothing else 0)
 
 
 if __name__ == "__main__":
