@@ -6,15 +6,19 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable
 
 import pytest
+import torch
+import torch.distributed as dist
 from commands import free_port
 from mmcv.transforms import TRANSFORMS, BaseTransform
 from mmengine.config import Config
 from runs import BATCHES, EPOCHS, ROOT, SMALL, At, digits, digits_by_iteration, fork, losses, run, wait
 
 from mmsema.checkpoint import read_checkpoint
+from mmsema.engine import StopOnSignal
 from mmsema.engine.resume import check_resumable
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -112,6 +116,29 @@ def test_signal_during_validation_saves_what_was_before_it(tmp_path):
     run(validated(tmp_path / "run"), At("before_val_iter", BATCHES, send(signal.SIGTERM, False)), code=143)
     run(validated(tmp_path / "run"), go_on="latest")
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def validate(rank: int, port: int, folder: Path) -> None:
+    """A validation of which rank 1 has a batch more, then one in which it gets a signal."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    loops = dict(val_loop=SimpleNamespace(dataloader=range(2 + rank)), train_loop=SimpleNamespace(_epoch=0, _iter=4))
+    runner, hook = SimpleNamespace(distributed=True, hooks=[], **loops), StopOnSignal()
+    hook.process = os.getpid()
+    for signum in (0, signal.SIGTERM):
+        hook.before_val(runner)
+        for batch in runner.val_loop.dataloader:
+            hook.signum = signum if rank == batch == 1 else 0
+            try:
+                hook.after_val_iter(runner, batch)
+            except SystemExit as end:
+                (folder / f"{rank}").write_text(f"{end.code} after batch {batch}, asked by {signum}")
+                return
+
+
+def test_processes_with_different_numbers_of_batches_validate_and_stop_together(tmp_path):
+    torch.multiprocessing.start_processes(validate, (free_port(), tmp_path), nprocs=2, start_method="fork")
+    assert [(tmp_path / f"{rank}").read_text() for rank in (0, 1)] == ["143 after batch 1, asked by 15"] * 2
 
 
 def test_second_signal_ends_at_once(tmp_path):
