@@ -20,7 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
 from mmsema.checkpoint import CheckpointError, read_checkpoint
 from mmsema.engine import ExactResume, UsageError
-from mmsema.engine.resume import check_resumable, protect, resume
+from mmsema.engine.resume import check_resumable, find_resumable, protect, resume
 
 
 def averaged(folder: Path, loaders: str = "0") -> Config:
@@ -227,9 +227,28 @@ def test_without_last_checkpoint_the_folder_is_searched(pointer, work_dir, capsy
     (work_dir / "last_checkpoint").unlink()
     if pointer is not None:
         (work_dir / "last_checkpoint").write_text(pointer)
-    os.utime(work_dir / "epoch_1.pth", (1, 1))
     assert goes_on_from(work_dir) == "epoch_2.pth"
     assert "last_checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "names, template",
+    [
+        (["epoch_10.pth", "epoch_9.pth", "best_acc_epoch_11.pth", "weights.pth"], None),
+        (["interrupted.pth", "iter_300.pth"], None),
+        (["step-0010.ckpt", "step-0009.ckpt", "epoch_99-3f2a9b77.pth"], "step-{:04d}.ckpt"),
+    ],
+)
+def test_newest_is_so_by_its_name(names, template, work_dir, capsys):
+    """A copied folder's files are as old as the copy, in any order."""
+    for number, name in enumerate(names):
+        shutil.copy(work_dir / "epoch_1.pth", work_dir / name)
+        os.utime(work_dir / name, (number + 1e9, number + 1e9))
+    (work_dir / "last_checkpoint").unlink()
+    cfg = config(work_dir)
+    cfg.default_hooks = dict(checkpoint=dict(type="CheckpointHook", filename_tmpl=template))
+    assert Path(find_resumable(cfg)).name == names[0]
+    assert f"is not there; the newest checkpoint by its name is {work_dir / names[0]}" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_said(tmp_path, capsys):

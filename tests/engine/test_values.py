@@ -137,7 +137,7 @@ def test_files_that_end_the_reading(text, words, tmp_path):
 
 
 def test_work_folder_without_a_name():
-    assert "must name a folder, got ''" in problem_of_work_dir("", Path(), resume=False)
+    assert "must name a folder, got ''" in problem_of_work_dir("", [], resume=False)
 
 
 class Running:
