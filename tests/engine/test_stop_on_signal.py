@@ -1,5 +1,6 @@
 """Signals, dead workers and dead processes: the run ends within seconds, with a checkpoint that loads and no orphan."""
 
+import importlib
 import os
 import signal
 import subprocess
@@ -161,6 +162,36 @@ def test_second_signal_ends_at_once(tmp_path):
     os.kill(pid, signal.SIGTERM)
     assert wait(pid, 5) == 143 and no_process_is_left(pid)
     assert "SIGTERM again: ended without saving" in (folder / "output").read_text()
+
+
+INTERRUPTED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop())
+from common import make_parser, parse
+parse(make_parser("a tool"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_ctrl_c_outside_training_ends_in_one_line():
+    """While a tool imports or builds what it needs, or tests: nothing is there that could be saved."""
+    command = [sys.executable, "-c", INTERRUPTED, "config.py", ROOT / "tools"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "SIGINT: ended\n")
+
+
+def test_ctrl_c_is_no_fault_of_the_config(monkeypatch):
+    """mmengine makes a SyntaxError of whatever comes while it formats one, which takes seconds."""
+
+    def formats(_) -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise SyntaxError("Failed to format the config file") from error
+
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module("common").run(formats, SimpleNamespace(traceback=False))
 
 
 @pytest.mark.parametrize(
