@@ -29,7 +29,18 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     arguments = parser.parse_args()
     os.environ.setdefault("LOCAL_RANK", str(arguments.local_rank))
+    sys.excepthook = end  # from here on, as importing what run() needs takes seconds
     return arguments
+
+
+def end(kind, error, where) -> None:
+    """End on Ctrl-C with one line and exit code 130; while it trains, mmsema.StopOnSignal does."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, where)
+        return
+    if os.environ.get("RANK", "0") == "0":
+        print("SIGINT: ended", file=sys.stderr)
+    sys.exit(130)
 
 
 def run(function, arguments: argparse.Namespace) -> None:
@@ -45,6 +56,8 @@ def run(function, arguments: argparse.Namespace) -> None:
     try:
         function(arguments)
     except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # mmengine makes another error of it
+            raise error.__context__ from None
         if arguments.traceback:
             traceback.print_exc()
         mendable = isinstance(error, (UsageError, CheckpointError))

@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from contextlib import suppress
 from typing import Callable
 
 from mmengine.dist import is_main_process
@@ -81,11 +82,14 @@ class _Started(Hook):
 
 
 def _call(function: Callable) -> None:
+    before, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is told by what cannot do without it
     try:
         function()
     except BaseException:
         end_workers()
         raise
+    finally:
+        logging.raiseExceptions = before
 
 
 def _write_to_log(logger: logging.Logger, text: str) -> str:
@@ -93,10 +97,9 @@ def _write_to_log(logger: logging.Logger, text: str) -> str:
     record = logger.makeRecord(logger.name, logging.ERROR, "", 0, text, (), None)
     name = ""
     for handler in logger.handlers:
-        if isinstance(handler, logging.FileHandler) and is_main_process():
-            try:
-                handler.emit(record)
+        if isinstance(handler, logging.FileHandler) and handler.stream and is_main_process():
+            with suppress(OSError):  # the disk is full, of which emit() says nothing
+                handler.stream.write(handler.format(record) + handler.terminator)
+                handler.flush()
                 name = handler.baseFilename
-            except OSError:  # the disk is full
-                pass
     return name

@@ -21,7 +21,7 @@ from .errors import ConfigFaults, UsageError
 from .failure import REFUSALS, run_or_fail, what_happened
 from .hooks import CheckWeights
 from .quiet import is_news
-from .resume import checkpoint_folder, limit_waiting, protect, resume
+from .resume import limit_waiting, protect, resume, saved_checkpoints
 
 
 def build_runner(cfg: Config, min_matched: float) -> Runner:
@@ -90,7 +90,7 @@ def train(arguments: argparse.Namespace) -> None:
         if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
             raise UsageError("--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config")
         cfg.auto_scale_lr.enable = True
-    problem = problem_of_work_dir(cfg.work_dir, checkpoint_folder(cfg), bool(arguments.resume or cfg.get("resume")))
+    problem = problem_of_work_dir(cfg.work_dir, saved_checkpoints(cfg), bool(arguments.resume or cfg.get("resume")))
     if problem:
         raise UsageError(problem)
     check_data(cfg, ["train_dataloader", "val_dataloader"])

@@ -1,9 +1,11 @@
 """Which checkpoint a run goes on from, and what keeps it safe while it trains."""
 
+import math
 import os
+import re
 import sys
 from pathlib import Path
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
@@ -12,6 +14,7 @@ from ..checkpoint import CheckpointError, read_checkpoint
 from .check.registries import find
 from .config import require_file
 from .errors import UsageError
+from .hooks.whole_checkpoints import INTERRUPTED
 
 HOOKS = ("mmsema.ExactResume", "mmsema.CheckFinite", "mmsema.StopOnSignal")
 LOADER_TIMEOUT = 300  # seconds in which a worker must give a batch
@@ -32,23 +35,49 @@ def check_resumable(path: str) -> None:
         )
 
 
+def _checkpoint_hook(cfg: Config) -> dict:
+    return (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+
+
 def checkpoint_folder(cfg: Config) -> Path:
     """Where the checkpoint hook writes: the work folder, or one of its name in the hook's ``out_dir``."""
-    out_dir = ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("out_dir")
+    out_dir = _checkpoint_hook(cfg).get("out_dir")
     return Path(out_dir) / Path(cfg.work_dir).name if out_dir else Path(cfg.work_dir)
+
+
+def saved_checkpoints(cfg: Config) -> List[Path]:
+    """What the checkpoint hook has written to go on from, newest first: by the number in the name.
+
+    When files were written says little once they have been copied.
+    """
+    template = _checkpoint_hook(cfg).get("filename_tmpl") or "epoch_{}.pth"
+    patterns = [
+        r"(\d+)".join(map(re.escape, re.split(r"\{.*?\}", name))) for name in ("epoch_{}.pth", "iter_{}.pth", template)
+    ]
+    steps: Dict[Path, float] = {}
+    for path in checkpoint_folder(cfg).glob("*"):
+        fits = [found for found in (re.fullmatch(pattern, path.name) for pattern in patterns) if found]
+        if fits:
+            steps[path] = max(map(int, fits[0].groups()), default=0)
+        elif path.name == INTERRUPTED:  # the next regular one replaces it
+            steps[path] = math.inf
+    return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def list_checkpoints(cfg: Config) -> List[str]:
     """What a work folder offers: what ``last_checkpoint`` names, then the others, newest first."""
-    files = [path for path in checkpoint_folder(cfg).glob("*.pth") if not path.name.startswith("best_")]
-    found = [str(path) for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True)]
+    saved = saved_checkpoints(cfg)
+    others = [path for path in checkpoint_folder(cfg).glob("*.pth") if not path.name.startswith("best_")]
+    others.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    found = list(dict.fromkeys(map(str, saved + others)))
     pointer = Path(cfg.work_dir) / "last_checkpoint"
     named = pointer.read_text().strip() if pointer.is_file() else ""
     same = [path for path in found if named and os.path.realpath(path) == os.path.realpath(named)]
     if named and not same and os.path.exists(named):
         same = [named]
     if found and not same:
-        say(f"{pointer} {f'names {named}, which' if named else 'is empty or'} is not there")
+        what = f"names {named}, which" if named else "is empty or"
+        say(f"{pointer} {what} is not there; the newest checkpoint by its name is {found[0]}")
     return same + [path for path in found if path not in same]
 
 

@@ -14,7 +14,7 @@ from mmsema.engine.check.classes import classes_of
 from mmsema.engine.check.probe import quietly
 from mmsema.engine.config import check_data, load_config, read_config
 from mmsema.engine.errors import UsageError
-from mmsema.engine.resume import checkpoint_folder
+from mmsema.engine.resume import saved_checkpoints
 
 
 def lines_on(path, options=(), **more) -> list:
@@ -235,24 +235,34 @@ def test_the_random_state_is_as_it_was():
     assert torch.rand(1) == first
 
 
+def start(work_dir: Path, resume: bool = False, **hook) -> str:
+    """What keeps a run from starting in this folder."""
+    cfg = Config(dict(work_dir=str(work_dir), default_hooks=dict(checkpoint=dict(type="CheckpointHook", **hook))))
+    return problem_of_work_dir(cfg.work_dir, saved_checkpoints(cfg), resume) or ""
+
+
 def test_work_folder_of_an_earlier_run(tmp_path):
-    new = tmp_path / "new" / "folder"
-    assert problem_of_work_dir(str(new), new, resume=False) is None
-    (tmp_path / "iter_7.pth").touch()
-    assert "iter_7.pth" in problem_of_work_dir(str(tmp_path), tmp_path, resume=False)
-    assert problem_of_work_dir(str(tmp_path), tmp_path, resume=True) is None
+    assert not start(tmp_path / "new" / "folder")
+    for name in ("iter_7.pth", "iter_10.pth", "best_acc_iter_7.pth", "weights.pth"):
+        (tmp_path / name).touch()
+    assert f"{tmp_path} has checkpoints of an earlier run (iter_10.pth, iter_7.pth); add --resume" in start(tmp_path)
+    assert not start(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("template", ["model_{}.pth", "step-{:06d}.ckpt", "newest.pth"])
+def test_checkpoints_of_an_earlier_run_under_names_of_the_config(template, tmp_path):
+    (tmp_path / template.format(300)).touch()
+    assert template.format(300) in start(tmp_path, filename_tmpl=template)
+    assert not start(tmp_path) and not start(tmp_path, filename_tmpl=f"other-{template}")
 
 
 def test_checkpoints_of_an_earlier_run_in_another_folder(tmp_path):
-    run = str(tmp_path / "runs/a/")
-    hooks = dict(checkpoint=dict(type="CheckpointHook", out_dir=str(tmp_path / "out")))
-    kept = checkpoint_folder(Config(dict(work_dir=run, default_hooks=hooks)))
-    assert kept == tmp_path / "out/a" and checkpoint_folder(Config(dict(work_dir=run))) == Path(run)
-    assert problem_of_work_dir(run, kept, resume=False) is None
+    run, kept = tmp_path / "runs/a/", tmp_path / "out/a"
+    assert not start(run, out_dir=str(tmp_path / "out"))
     kept.mkdir(parents=True)
     (kept / "epoch_3.pth").touch()
-    assert f"{kept} has checkpoints of an earlier run (epoch_3.pth)" in problem_of_work_dir(run, kept, resume=False)
-    assert problem_of_work_dir(run, kept, resume=True) is None
+    assert f"{kept} has checkpoints of an earlier run (epoch_3.pth)" in start(run, out_dir=str(tmp_path / "out"))
+    assert not start(run, resume=True, out_dir=str(tmp_path / "out"))
 
 
 # what is wrong with configs that the hosts ship, or needs packages that are not installed here

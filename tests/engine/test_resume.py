@@ -3,17 +3,24 @@
 import os
 import shutil
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Iterator, Optional
 
 import pytest
 import torch
+from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
+from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import CheckpointHook
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 from runs import At, digits, digits_by_iteration, kill, largest_difference, losses, run, shapes
+from torch.utils.data import ConcatDataset, DataLoader, Sampler
 
 from mmsema.checkpoint import CheckpointError, read_checkpoint
 from mmsema.engine import ExactResume, UsageError
-from mmsema.engine.resume import check_resumable, protect, resume
+from mmsema.engine.resume import check_resumable, find_resumable, protect, resume
 
 
 def averaged(folder: Path, loaders: str = "0") -> Config:
@@ -105,7 +112,7 @@ def test_seeds_matter_and_samples_differ_from_epoch_to_epoch(never_stopped, tmp_
     run(cfg)
     assert losses(tmp_path / "other") != never_stopped("epochs")
     saved = read_checkpoint(tmp_path / "other/epoch_3.pth")["meta"]
-    assert saved["seed"] == 5 and saved["batches"] == dict(done=0, of=4)
+    assert saved["seed"] == 5 and saved["batches"] == dict(done=0, of=4, seed=5)
 
 
 def test_samples_are_a_function_of_seed_iteration_and_place():
@@ -123,6 +130,42 @@ def test_samples_are_a_function_of_seed_iteration_and_place():
     values = [draws[1, 7, 0], draws[1, 8, 0], draws[1, 7, 1], SeededDataset(Draws(), 4, 0)[1, 7, 0]]
     values.append(SeededDataset(Draws(), 3, 1)[1, 7, 0])
     assert len({value for _, value in values}) == 5
+
+
+def batches_from(sampler: Sampler, iteration: int = 0, checkpoint: Optional[dict] = None) -> Iterator[list]:
+    """What an iteration-based loop gets from there, and ``checkpoint``, if it is empty, from its third iteration."""
+    loader = DataLoader(sampler.dataset, batch_size=4, sampler=sampler, collate_fn=list)
+    loop = SimpleNamespace(
+        dataloader=loader, dataloader_iterator=_InfiniteDataloaderIterator(loader), fast_forward_on_resume=False,
+        iter=iteration, _iter=iteration, epoch=0, max_iters=9,
+    )  # fmt: skip
+    runner = SimpleNamespace(train_loop=loop, cfg=Config(), seed=1, rank=0, _resume=bool(iteration))
+    hook = ExactResume()
+    if iteration:
+        hook.after_load_checkpoint(runner, checkpoint)
+    hook.before_train(runner)
+    hook.before_train_epoch(runner)
+    if checkpoint == {}:
+        checkpoint["meta"] = dict(epoch=0, iter=3)
+        hook.before_save_checkpoint(runner, checkpoint)
+    while True:
+        yield next(loop.dataloader_iterator)
+
+
+@pytest.mark.parametrize("read", [0, 7])
+@pytest.mark.parametrize(
+    "kind", [InfiniteSampler, partial(MultiSourceSampler, batch_size=4, source_ratio=[1, 3]), DefaultSampler]
+)
+def test_order_is_that_of_the_samplers_seed(kind, read):
+    """Which the config may name, or which was drawn: another than the run's; ``read`` by workers of mmengine 0.10.7."""
+    data, checkpoint = ConcatDataset([range(10), range(10, 50)]), {}
+    whole = batches_from(kind(data, seed=5), 0, checkpoint)
+    expected = [next(whole) for _ in range(8)]
+    for seed in (5, 6):
+        sampler = kind(data, seed=seed)
+        next(islice(sampler, read, None))
+        resumed = batches_from(sampler, 3, checkpoint)
+        assert [next(resumed) for _ in range(5)] == expected[3:]
 
 
 @pytest.mark.slow
@@ -186,9 +229,28 @@ def test_without_last_checkpoint_the_folder_is_searched(pointer, work_dir, capsy
     (work_dir / "last_checkpoint").unlink()
     if pointer is not None:
         (work_dir / "last_checkpoint").write_text(pointer)
-    os.utime(work_dir / "epoch_1.pth", (1, 1))
     assert goes_on_from(work_dir) == "epoch_2.pth"
     assert "last_checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "names, template",
+    [
+        (["epoch_10.pth", "epoch_9.pth", "best_acc_epoch_11.pth", "weights.pth"], None),
+        (["interrupted.pth", "iter_300.pth"], None),
+        (["step-0010.ckpt", "step-0009.ckpt", "epoch_99-3f2a9b77.pth"], "step-{:04d}.ckpt"),
+    ],
+)
+def test_newest_is_so_by_its_name(names, template, work_dir, capsys):
+    """A copied folder's files are as old as the copy, in any order."""
+    for number, name in enumerate(names):
+        shutil.copy(work_dir / "epoch_1.pth", work_dir / name)
+        os.utime(work_dir / name, (number + 1e9, number + 1e9))
+    (work_dir / "last_checkpoint").unlink()
+    cfg = config(work_dir)
+    cfg.default_hooks = dict(checkpoint=dict(type="CheckpointHook", filename_tmpl=template))
+    assert Path(find_resumable(cfg)).name == names[0]
+    assert f"is not there; the newest checkpoint by its name is {work_dir / names[0]}" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_said(tmp_path, capsys):

@@ -1,17 +1,22 @@
 """What mmengine's runners offer, on a small classifier of real digits: EMA, torch.compile, FSDP, mixed precision."""
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import Runner
 from old_torch import needs_compiler, needs_fsdp_on_cpu
+from torch import nn
 
 from mmsema import SEMA
 from mmsema.checkpoint import read_checkpoint
+from mmsema.engine import CheckWeights
 from mmsema.engine.launch import build_runner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +74,20 @@ def test_ema_saves_the_average_and_resumes(plain, tmp_path):
         train_cfg=dict(by_epoch=False, max_iters=4),
     )
     assert resumed.iter == 4
+
+
+@pytest.mark.parametrize("name", ["module_list", "modules_", "blocks"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_tensors_whose_names_begin_like_a_wrappers_are_loaded(name, prefix, tmp_path):
+    """mmengine cuts ``module`` and whatever character follows from the front of a name."""
+    model, saved = nn.Module(), nn.Linear(2, 3)
+    setattr(model, name, nn.Sequential(nn.Linear(2, 3)))
+    tensors = {f"{prefix}{name}.0.{key}": value for key, value in saved.state_dict().items()}
+    torch.save(dict(state_dict=tensors), tmp_path / "weights.pth")
+    runner, hook = SimpleNamespace(model=model, logger=logging.getLogger("no handlers")), CheckWeights(1.0)
+    runner.call_hook = lambda _, checkpoint: hook.after_load_checkpoint(runner, checkpoint)
+    Runner.load_checkpoint(runner, str(tmp_path / "weights.pth"))
+    assert torch.equal(getattr(model, name)[0].weight, saved.weight)
 
 
 @pytest.mark.slow

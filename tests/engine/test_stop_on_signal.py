@@ -1,20 +1,25 @@
 """Signals, dead workers and dead processes: the run ends within seconds, with a checkpoint that loads and no orphan."""
 
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Callable
 
 import pytest
+import torch
+import torch.distributed as dist
 from commands import free_port
 from mmcv.transforms import TRANSFORMS, BaseTransform
 from mmengine.config import Config
 from runs import BATCHES, EPOCHS, ROOT, SMALL, At, digits, digits_by_iteration, fork, losses, run, wait
 
 from mmsema.checkpoint import read_checkpoint
+from mmsema.engine import StopOnSignal
 from mmsema.engine.resume import check_resumable
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -82,7 +87,8 @@ def test_signal_saves_and_ends(signum, workers, to_all, never_stopped, tmp_path)
     assert "stopped after iteration 6, saved in" in output and "Traceback" not in output
     assert (folder / "last_checkpoint").read_text() == str(folder / "interrupted.pth")
     meta = read_checkpoint(folder / "interrupted.pth")["meta"]
-    assert (meta["epoch"], meta["iter"], meta["batches"]) == (1, 6, dict(done=2, of=BATCHES))
+    assert (meta["epoch"], meta["iter"]) == (1, 6)
+    assert meta["batches"] == dict(done=2, of=BATCHES, seed=meta["seed"])
     run(digits(folder, workers), go_on="latest")
     assert losses(folder) == never_stopped and not (folder / "interrupted.pth").exists()
 
@@ -114,6 +120,29 @@ def test_signal_during_validation_saves_what_was_before_it(tmp_path):
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
+def validate(rank: int, port: int, folder: Path) -> None:
+    """A validation of which rank 1 has a batch more, then one in which it gets a signal."""
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    loops = dict(val_loop=SimpleNamespace(dataloader=range(2 + rank)), train_loop=SimpleNamespace(_epoch=0, _iter=4))
+    runner, hook = SimpleNamespace(distributed=True, hooks=[], **loops), StopOnSignal()
+    hook.process = os.getpid()
+    for signum in (0, signal.SIGTERM):
+        hook.before_val(runner)
+        for batch in runner.val_loop.dataloader:
+            hook.signum = signum if rank == batch == 1 else 0
+            try:
+                hook.after_val_iter(runner, batch)
+            except SystemExit as end:
+                (folder / f"{rank}").write_text(f"{end.code} after batch {batch}, asked by {signum}")
+                return
+
+
+def test_processes_with_different_numbers_of_batches_validate_and_stop_together(tmp_path):
+    torch.multiprocessing.start_processes(validate, (free_port(), tmp_path), nprocs=2, start_method="fork")
+    assert [(tmp_path / f"{rank}").read_text() for rank in (0, 1)] == ["143 after batch 1, asked by 15"] * 2
+
+
 @pytest.mark.slow
 def test_second_signal_ends_at_once(tmp_path):
     """An iteration that takes forever."""
@@ -135,6 +164,36 @@ def test_second_signal_ends_at_once(tmp_path):
     os.kill(pid, signal.SIGTERM)
     assert wait(pid, 5) == 143 and no_process_is_left(pid)
     assert "SIGTERM again: ended without saving" in (folder / "output").read_text()
+
+
+INTERRUPTED = """
+import os, signal, sys
+sys.path.insert(0, sys.argv.pop())
+from common import make_parser, parse
+parse(make_parser("a tool"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_ctrl_c_outside_training_ends_in_one_line():
+    """While a tool imports or builds what it needs, or tests: nothing is there that could be saved."""
+    command = [sys.executable, "-c", INTERRUPTED, "config.py", ROOT / "tools"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "SIGINT: ended\n")
+
+
+def test_ctrl_c_is_no_fault_of_the_config(monkeypatch):
+    """mmengine makes a SyntaxError of whatever comes while it formats one, which takes seconds."""
+
+    def formats(_) -> None:
+        try:
+            raise KeyboardInterrupt
+        except BaseException as error:
+            raise SyntaxError("Failed to format the config file") from error
+
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    with pytest.raises(KeyboardInterrupt):
+        importlib.import_module("common").run(formats, SimpleNamespace(traceback=False))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -143,7 +144,7 @@ def test_files_that_end_the_reading(text, words, tmp_path):
 
 
 def test_work_folder_without_a_name():
-    assert "must name a folder, got ''" in problem_of_work_dir("", Path(), resume=False)
+    assert "must name a folder, got ''" in problem_of_work_dir("", [], resume=False)
 
 
 class Running:
@@ -193,3 +194,20 @@ def test_who_can_mend_it(error, started, kind, text):
 
     with pytest.raises(kind, match=f"^{text}$"):
         run_or_fail(runner, work)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_full_disk_is_told_once_and_no_log_is_named_that_was_not_written(tmp_path, capsys):
+    def work():
+        runner.logger.error("a line of the run")
+        raise OSError("No space left on device")
+
+    runner = Running()
+    runner.logger = logging.Logger("of the run")
+    for path, where in ((tmp_path / "a.log", rf" \(traceback in {tmp_path / 'a.log'}\)"), ("/dev/full", "")):
+        runner.logger.handlers = [logging.FileHandler(path)]
+        with pytest.raises(RunFailed, match=f"^OSError: No space left on device{where}$"):
+            run_or_fail(runner, work)
+        with suppress(OSError):
+            runner.logger.handlers[0].close()
+    assert "line of the run\nTraceback" in (tmp_path / "a.log").read_text() and not capsys.readouterr().err

@@ -1,12 +1,16 @@
 """Faults while a checkpoint is written: whatever happens, one that loads is left, and resuming finds it."""
 
+import logging
 import os
 import resource
+import stat
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
+import torch
+from mmengine.logging import MessageHub
 from runs import At, digits, kill, losses, run
 
 from mmsema.checkpoint import read_checkpoint
@@ -144,6 +148,56 @@ def test_best_checkpoints_are_replaced_in_the_same_order(tmp_path):
     assert "was not written: what was read back" in output
     assert read_checkpoint(tmp_path / "lost/best_count_epoch_1.pth")
     assert read_checkpoint(tmp_path / "lost/epoch_2.pth")
+
+
+class Saving:
+    """As much of a runner as a checkpoint hook needs; its checkpoints hold nothing."""
+
+    logger = logging.getLogger("no handlers")
+
+    def __init__(self, folder: Path) -> None:
+        self.work_dir, self.epoch, self.iter = str(folder), 0, 0
+        self.message_hub = MessageHub(folder.name)
+
+    def save_checkpoint(self, folder: str, filename: str, *_, **__) -> None:
+        torch.save(dict(), Path(folder, filename))
+
+
+def test_improvements_between_regular_checkpoints_leave_none_behind(tmp_path):
+    """For a better one mmengine saves the epoch as well, which is one of those that ``max_keep_ckpts`` counts."""
+    runner = Saving(tmp_path)
+    hook = WholeCheckpointHook(interval=2, max_keep_ckpts=1, save_best="acc", rule="greater")
+    hook.before_train(runner)
+    (tmp_path / "interrupted.pth").touch()
+    found = []
+    for epoch, acc in ((1, 0.1), (2, 0.2), (3, 0.3), (4, 0.3), (5, 0.4)):
+        if epoch % 2 == 0:
+            hook._save_checkpoint(runner)
+        runner.epoch = epoch
+        hook.after_val_epoch(runner, dict(acc=acc))
+        found.append(sorted(path.stem for path in tmp_path.glob("*.pth")))
+    assert found == [
+        ["best_acc_epoch_1", "interrupted"],  # there is no regular one yet that it could be saved in
+        ["best_acc_epoch_2", "epoch_2"],
+        ["best_acc_epoch_3", "epoch_3"],
+        ["best_acc_epoch_3", "epoch_4"],
+        ["best_acc_epoch_5", "epoch_5"],
+    ]
+
+
+def test_the_folder_is_closed_where_it_cannot_be_flushed(tmp_path):
+    folders = []
+
+    def refuse_folders(file: int) -> None:
+        if stat.S_ISDIR(os.fstat(file).st_mode):
+            folders.append(file)
+            fail()
+
+    with broken(os, "fsync", refuse_folders):
+        whole_checkpoints.WholeFileBackend().put(b"whole", tmp_path / "a.pth")
+    assert (tmp_path / "a.pth").read_bytes() == b"whole"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(*folders)
 
 
 def test_remains_of_a_killed_write_are_removed(tmp_path):

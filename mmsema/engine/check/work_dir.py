@@ -2,16 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 
-def problem_of_work_dir(work_dir: str, checkpoints: Path, resume: bool) -> Optional[str]:
+def problem_of_work_dir(work_dir: str, saved: List[Path], resume: bool) -> Optional[str]:
     """Why a run that starts now cannot or should not use this folder, in one line; None if it can.
 
     Args:
         work_dir: need not exist yet.
-        checkpoints: the folder that the checkpoint hook writes to, mostly the same.
-        resume: the run goes on from checkpoints; a new one must not write over those of another.
+        saved: the checkpoints of an earlier run.
+        resume: the run goes on from them; a new one must not write over those of another.
     """
     if not work_dir:
         return "work_dir must name a folder, got ''"
@@ -21,13 +21,10 @@ def problem_of_work_dir(work_dir: str, checkpoints: Path, resume: bool) -> Optio
         return f"work_dir {work_dir}: {there} is a file, not a folder"
     if not os.access(there, os.W_OK | os.X_OK):
         return f"work_dir {work_dir}: {there} cannot be written to"
-    saved = sorted(
-        path.name for pattern in ("epoch_*", "iter_*", "interrupted") for path in checkpoints.glob(f"{pattern}.pth")
-    )
     if saved and not resume:
-        names = ", ".join(saved[:3]) + (", ..." if len(saved) > 3 else "")
+        names = ", ".join(path.name for path in saved[:3]) + (", ..." if len(saved) > 3 else "")
         return (
-            f"{checkpoints} has checkpoints of an earlier run ({names}); "
+            f"{saved[0].parent} has checkpoints of an earlier run ({names}); "
             "add --resume to go on with it, or name another folder with --work-dir"
         )
     return None

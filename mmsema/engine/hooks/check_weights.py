@@ -24,6 +24,8 @@ class CheckWeights(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         chosen, report = match_weights(model.state_dict(), checkpoint, min_matched=self.min_matched)
-        if "state_dict" not in checkpoint or not set(chosen) <= set(checkpoint["state_dict"]):
-            checkpoint["state_dict"] = chosen  # under the model's names
+        kept = checkpoint.get("state_dict", {})
+        if any(name not in kept or name.startswith("module") for name in chosen):
+            # under the model's names, of which mmengine would cut "module" and one character more
+            checkpoint["state_dict"] = {f"module.{name}": tensor for name, tensor in chosen.items()}
         runner.logger.info(str(report))

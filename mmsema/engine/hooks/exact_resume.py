@@ -11,6 +11,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
+from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, Dataset
@@ -43,6 +44,11 @@ class SeededDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]  # those that are read by index have one
+
+
+def sampler_of(loader: DataLoader) -> Any:
+    """What draws the samples' indices; None where batches are not made of them."""
+    return getattr(loader.batch_sampler, "sampler", None)
 
 
 class NumberedBatches:
@@ -88,7 +94,7 @@ class ExactResume(Hook):
     priority = "VERY_HIGH"  # before hooks that draw random numbers
 
     def __init__(self) -> None:
-        self.saved: Optional[Dict[str, int]] = None  # what the resumed checkpoint says of the data
+        self.saved: Optional[Dict[str, Any]] = None  # what the resumed checkpoint says of the data
         self.to_skip = 0  # batches of the first epoch
         self.first: Optional[Iterator] = None  # batches of the first pass of an iteration-based loop
 
@@ -115,7 +121,9 @@ class ExactResume(Hook):
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta, loop = checkpoint["meta"], runner.train_loop
         done = meta["iter"] - self.epoch_start if meta["epoch"] == loop.epoch else 0
-        meta["batches"] = dict(done=done, of=len(loop.dataloader))
+        meta["batches"] = dict(
+            done=done, of=len(loop.dataloader), seed=getattr(sampler_of(loop.dataloader), "seed", None)
+        )
 
     def before_train(self, runner: Runner) -> None:
         loop = runner.train_loop
@@ -128,18 +136,22 @@ class ExactResume(Hook):
         if loader.batch_sampler is None:
             runner.logger.warning("exact resume needs batches by index, which this data loader does not have")
             return
-        sampler: Any = getattr(loader.batch_sampler, "sampler", None)
+        sampler = sampler_of(loader)
         if self.saved is not None:
             self._fit_to_data(runner, self.saved, len(loader))
-            if hasattr(sampler, "seed") and not runner.cfg.get("randomness", {}).get("diff_rank_seed"):
-                sampler.seed = runner.seed  # it was built before the checkpoint's seed was known
-        if hasattr(sampler, "_indices_of_rank"):  # an InfiniteSampler may have been read from already
+            if self.saved.get("seed") is not None and hasattr(sampler, "seed"):
+                sampler.seed = self.saved["seed"]  # its own may have been drawn anew
+        # infinite ones may have been read from already
+        if isinstance(sampler, InfiniteSampler):
             sampler.indices = sampler._indices_of_rank()
+        elif hasattr(sampler, "source2inds"):  # mmdet's MultiSourceSampler
+            sizes = map(len, sampler.dataset.datasets)
+            sampler.source2inds = {source: sampler._indices_of_rank(size) for source, size in enumerate(sizes)}
         self._number(runner, loader)
         if hasattr(loop, "dataloader_iterator"):
             self._arrive(loop, loader, sampler)
 
-    def _fit_to_data(self, runner: Runner, saved: Dict[str, int], batches: int) -> None:
+    def _fit_to_data(self, runner: Runner, saved: Dict[str, Any], batches: int) -> None:
         done, of = saved.get("done", 0), saved.get("of", batches)
         if of != batches:
             runner.logger.warning(

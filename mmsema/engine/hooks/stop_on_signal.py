@@ -58,6 +58,7 @@ class StopOnSignal(Hook):
         self.signum = 0
         self.since = 0.0
         self.process = 0
+        self.shared = 0  # iterations of a validation that every process has
 
     def before_run(self, runner: Runner) -> None:
         if runner._train_loop is None:  # testing
@@ -99,8 +100,12 @@ class StopOnSignal(Hook):
             return  # gradients of some batches are being accumulated
         self._stop_if_asked(runner, loop._epoch, loop._iter + 1)
 
+    def before_val(self, runner: Runner) -> None:
+        if self.process:  # samplers that do not round up give some a batch more
+            self.shared = self._reduce(runner, len(runner.val_loop.dataloader), dist.ReduceOp.MIN)
+
     def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        if self.process and self._asked(runner):
+        if self.process and batch_idx < self.shared and self._asked(runner):
             for hook in runner.hooks:
                 if isinstance(hook, EMAHook):
                     hook.after_val_epoch(runner)  # gives the model its own weights back
@@ -108,11 +113,16 @@ class StopOnSignal(Hook):
 
     def _asked(self, runner: Runner) -> int:
         """The signal that any process got, 0 for none."""
+        return self._reduce(runner, self.signum, dist.ReduceOp.MAX)
+
+    @staticmethod
+    def _reduce(runner: Runner, number: int, operation: Any) -> int:
+        """What ``operation`` makes of the numbers of all processes."""
         if not runner.distributed:
-            return self.signum
-        asked = torch.tensor(self.signum, device=get_comm_device())
-        dist.all_reduce(asked, dist.ReduceOp.MAX)
-        return int(asked)
+            return number
+        shared = torch.tensor(number, device=get_comm_device())
+        dist.all_reduce(shared, operation)
+        return int(shared)
 
     def _stop_if_asked(self, runner: Runner, epoch: int, iteration: int) -> None:
         signum = self._asked(runner)

@@ -38,8 +38,10 @@ class WholeFileBackend(LocalBackend):
             raise
         with suppress(OSError):  # not every file system can
             folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def put_text(self, obj: str, filepath: Union[str, Path], encoding: str = "utf-8") -> None:
         self.put(obj.encode(encoding), filepath)
@@ -69,6 +71,7 @@ class WholeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Runner) -> None:
         register_backend("local", WholeFileBackend, prefixes="", force=True)
         super().before_train(runner)
+        self.own_backend = self.file_backend
         if is_main_process():
             for partial in Path(self.out_dir).glob(".*.partial"):  # of a run that was killed
                 partial.unlink()
@@ -111,12 +114,12 @@ class WholeCheckpointHook(CheckpointHook):
             WholeFileBackend().put_text(self.last_ckpt, os.path.join(runner.work_dir, "last_checkpoint"))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: dict) -> None:
-        before, backend = self._best(), self.file_backend
+        before = self._best()
         self.file_backend = _KeepAll()
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            self.file_backend = backend
+            self.file_backend = self.own_backend
         for indicator, new in self._best().items():
             old = before.get(indicator)
             if new and old and new != old and is_main_process():
@@ -139,7 +142,7 @@ class WholeCheckpointHook(CheckpointHook):
 
     def _remove(self, path: str) -> None:
         if is_main_process():
-            if self.file_backend.isfile(path):
-                self.file_backend.remove(path)
-            elif self.file_backend.isdir(path):  # shards
-                self.file_backend.rmtree(path)
+            if self.own_backend.isfile(path):
+                self.own_backend.remove(path)
+            elif self.own_backend.isdir(path):  # shards
+                self.own_backend.rmtree(path)
