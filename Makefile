@@ -33,7 +33,7 @@ test-quick: env
 
 # a few files take most of the time: the idle process takes tests from the busy one
 test-long: env
-	@$(VENV_PYTHON) -m pytest -n auto --dist worksteal -m long
+	@$(VENV_PYTHON) $(PYTEST) --dist worksteal -m long
 
 scorecard: export OMP_NUM_THREADS ?= 1
 scorecard: env

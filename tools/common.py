@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import traceback
+from typing import Optional
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -56,8 +57,11 @@ def run(function, arguments: argparse.Namespace) -> None:
     try:
         function(arguments)
     except Exception as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # mmengine makes another error of it
-            raise error.__context__ from None
+        cause: Optional[BaseException] = error
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if cause is not None:  # mmengine makes another error of it
+            raise cause from None
         if arguments.traceback:
             traceback.print_exc()
         mendable = isinstance(error, (UsageError, CheckpointError))

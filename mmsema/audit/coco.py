@@ -351,7 +351,8 @@ def audit_coco(
         usable &= ~small & ~(bare & filter_empty_gt)
     numbers = f"{usable.sum()} of {len(images)} images, {per_image.clip(0).sum()} of {len(annotations)} annotations"
     labelled = use == "predict" or (per_image > 0).any()
-    if not alone and usable.any() and not labelled and (per_image < 0).all():
+    bare_set = not labelled and (per_image < 0).all() and "annotation-of-no-image" not in report.counts
+    if bare_set and not alone and usable.any():
         report.add("set-unlabelled", numbers)
     elif not usable.any() or not labelled:
         reasons = [f"{CAUSES[c].what}: {report.counts[c]}" for c in LEFT_OUT if c in report.counts]

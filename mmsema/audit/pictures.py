@@ -3,6 +3,7 @@
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
@@ -117,14 +118,12 @@ def list_folder(folder: str) -> Dict[str, os.DirEntry]:
 def walk(report: Report, root: str) -> Iterator[str]:
     """Names below ``root`` of all files but hidden ones; as in mmengine, in hidden folders and behind links too."""
     watch(report, root)
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        subfolders.sort()
-        for name in subfolders:  # which os.walk lists after this
-            watch(report, os.path.join(folder, name))
-        inside = os.path.relpath(folder, root)
-        for file in sorted(files):
-            if not file.startswith("."):
-                yield os.path.normpath(os.path.join(inside, file))
+    for name, entry in sorted(list_folder(root).items()):
+        with suppress(OSError):  # a link to itself
+            if entry.is_dir():
+                yield from (os.path.join(name, below) for below in walk(report, entry.path))
+            elif entry.is_file() and not name.startswith("."):
+                yield name
 
 
 def find_files(

@@ -51,6 +51,7 @@ def _state(path: str) -> str:
 
 def watch(report: Report, path: str) -> None:
     """The result depends on the file or folder as it is now; to be called before it is read."""
+    path = os.path.normpath(path)
     if path not in report.states:
         report.states[path] = _state(path)
 

@@ -10,14 +10,15 @@ import re
 import sys
 import warnings
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, BinaryIO, Iterator, Union
+from typing import Any, BinaryIO, Iterator, Tuple, Union
 from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from mmengine.fileio import get_local_path
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 
 
 def _statistic(owner: type, name: str) -> object:
@@ -101,43 +102,56 @@ def _refuse_scripts(path: str) -> None:
         raise RuntimeError("a TorchScript archive")
 
 
-def _download(url: str) -> Path:
-    """The file of a URL in torch's own cache of downloads, fetched if it is not there, by one process of a machine."""
-    folder = Path(torch.hub.get_dir(), "checkpoints")
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / Path(urlparse(url).path).name
-    lock = os.open(folder, os.O_RDONLY)
+def _download(url: str) -> Tuple[Path, bool]:
+    """The file of a URL in torch's own cache of downloads, and whether it was fetched now: once for a machine.
+
+    As in torch and mmengine a file is known by its name; a query makes it another one.
+    """
+    parts = urlparse(url)
+    query = f"{hashlib.sha256(parts.query.encode()).hexdigest()[:8]}-" if parts.query else ""
+    file = Path(torch.hub.get_dir(), "checkpoints", query + Path(parts.path).name)
+    if file.is_file():
+        print_log(f"{url} was downloaded before, {file} is used", logger="current")
+        return file, False
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file.with_name(f".{file.name}.lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if file.is_file():  # another process had the lock
+                return file, False
             torch.hub.download_url_to_file(url, str(file), progress=sys.stderr.isatty())
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise CheckpointError(f"checkpoint {url} cannot be downloaded to {file}: {error}") from error
-    finally:
-        os.close(lock)
-    return file
+    return file, True
 
 
 @contextmanager
-def _local_file(path: str) -> Iterator[str]:
+def _local_file(path: str) -> Iterator[Tuple[str, str]]:
+    """A file with the content, and how to call it in messages."""
     if path.startswith(("http://", "https://")):
-        yield str(_download(path))
+        file, fetched = _download(path)
+        try:
+            yield str(file), path if fetched else f"{path} (kept as {file}; remove that to download it again)"
+        except CheckpointError:
+            if fetched:  # torch does not notice a download that ends early
+                file.unlink(missing_ok=True)
+            raise
     elif "://" in path:
         with get_local_path(path) as local:
-            yield str(local)
+            yield str(local), path
     elif Path(path).is_file():
-        yield path
+        yield path, path
     else:
         raise CheckpointError(f"checkpoint {path} is not a file")
 
 
-def _check_hash(checkpoint: dict, path: str, local: str) -> None:
+def _check_hash(checkpoint: dict, path: str, local: str, shown: str) -> None:
     """Compare a name that ends in ``-<8 hex digits>.pth`` with the content's SHA-256, if it was meant as one.
 
-    Ours are. Of others it may be a date, a commit, or mmengine's ``published_keys``, which hash something else.
+    Ours are. Of others it may be a commit, or mmengine's ``published_keys``, which hash something else.
     """
     expected = re.search(r"-([0-9a-f]{8})\.pth$", path)
-    if not expected or re.fullmatch(r"20\d{6}", expected[1]):  # a date
+    if not expected or expected[1].isdecimal():  # a date or a number
         return
     digest = hashlib.sha256(Path(local).read_bytes()).hexdigest()
     if digest.startswith(expected[1]):
@@ -146,9 +160,9 @@ def _check_hash(checkpoint: dict, path: str, local: str) -> None:
     meta = checkpoint.get("meta")
     if isinstance(meta, dict) and "mmsema_version" in meta:
         raise CheckpointError(
-            f"checkpoint {path} ({os.path.getsize(local)} bytes) is damaged: {differs}; download it again"
+            f"checkpoint {shown} ({os.path.getsize(local)} bytes) is damaged: {differs}; download it again"
         )
-    warnings.warn(f"checkpoint {path}: {differs}; if that is meant as one, download it again", stacklevel=3)
+    warnings.warn(f"checkpoint {shown}: {differs}; if that is meant as one, download it again", stacklevel=3)
 
 
 def read_checkpoint(path: Union[str, Path]) -> dict:
@@ -161,7 +175,7 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
         CheckpointError: the file cannot be used; one line says what it looks like.
     """
     path = os.path.expanduser(path)
-    with _local_file(path) as local:
+    with _local_file(path) as (local, shown):
         size = os.path.getsize(local)
         with open(local, "rb") as file:
             head = file.read(256)
@@ -177,9 +191,8 @@ def read_checkpoint(path: Union[str, Path]) -> dict:
                 reason = "it is a TorchScript archive, which holds code beside its weights"
             else:
                 reason = _looks_like(head)
-            kept = f" (kept as {local})" if path.startswith("http") else ""
-            raise CheckpointError(f"checkpoint {path}{kept} ({size} bytes) is refused: {reason}") from error
+            raise CheckpointError(f"checkpoint {shown} ({size} bytes) is refused: {reason}") from error
         if not isinstance(checkpoint, dict):
-            raise CheckpointError(f"checkpoint {path} holds a {type(checkpoint).__name__}, not a dict of tensors")
-        _check_hash(checkpoint, path, local)
+            raise CheckpointError(f"checkpoint {shown} holds a {type(checkpoint).__name__}, not a dict of tensors")
+        _check_hash(checkpoint, path, local, shown)
     return checkpoint

@@ -1,6 +1,7 @@
 """How a run that fails ends: one line for the terminal, the rest in its log, no process left behind."""
 
 import logging
+import sys
 import traceback
 from contextlib import suppress
 from typing import Callable
@@ -41,6 +42,8 @@ def run_or_fail(runner: Runner, function: Callable) -> None:
     """
     started = _Started()
     runner.register_hook(started)
+    for handler in runner.logger.handlers:
+        _leave_disk_to_others(handler)
     try:
         _call(function)
     except (UsageError, CheckpointError):  # a checkpoint that does not fit the model
@@ -82,14 +85,22 @@ class _Started(Hook):
 
 
 def _call(function: Callable) -> None:
-    before, logging.raiseExceptions = logging.raiseExceptions, False  # a full disk is told by what cannot do without it
     try:
         function()
     except BaseException:
         end_workers()
         raise
-    finally:
-        logging.raiseExceptions = before
+
+
+def _leave_disk_to_others(handler: logging.Handler) -> None:
+    """Say nothing of lines that a log has no room for: a full disk is told by what cannot do without it."""
+    told = handler.handleError
+
+    def handle(record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            told(record)
+
+    handler.handleError = handle  # type: ignore[method-assign]
 
 
 def _write_to_log(logger: logging.Logger, text: str) -> str:

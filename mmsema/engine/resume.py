@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.hooks import CheckpointHook
@@ -48,19 +48,21 @@ def checkpoint_folder(cfg: Config) -> Path:
 def saved_checkpoints(cfg: Config) -> List[Path]:
     """What the checkpoint hook has written to go on from, newest first: by the number in the name.
 
-    When files were written says little once they have been copied.
+    Those that the config names come first, as epochs and iterations cannot be compared. When files were written says
+    little once they have been copied.
     """
-    template = _checkpoint_hook(cfg).get("filename_tmpl") or "epoch_{}.pth"
-    patterns = [
-        r"(\d+)".join(map(re.escape, re.split(r"\{.*?\}", name))) for name in ("epoch_{}.pth", "iter_{}.pth", template)
-    ]
-    steps: Dict[Path, float] = {}
+    hook = _checkpoint_hook(cfg)
+    usual = ["epoch_{}.pth", "iter_{}.pth"]
+    templates = [hook.get("filename_tmpl") or usual[not hook.get("by_epoch", True)], *usual]
+    patterns = [r"(\d+)".join(map(re.escape, re.split(r"\{.*?\}", name))) for name in templates]
+    steps: Dict[Path, Tuple[float, int]] = {}
     for path in checkpoint_folder(cfg).glob("*"):
-        fits = [found for found in (re.fullmatch(pattern, path.name) for pattern in patterns) if found]
-        if fits:
-            steps[path] = max(map(int, fits[0].groups()), default=0)
-        elif path.name == INTERRUPTED:  # the next regular one replaces it
-            steps[path] = math.inf
+        if path.name == INTERRUPTED:  # the next regular one replaces it
+            steps[path] = math.inf, 0
+        for place, pattern in enumerate(patterns):
+            found = re.fullmatch(pattern, path.name)
+            if found:
+                steps.setdefault(path, (-place, max(map(int, found.groups()), default=0)))
     return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
@@ -77,7 +79,7 @@ def list_checkpoints(cfg: Config) -> List[str]:
         same = [named]
     if found and not same:
         what = f"names {named}, which" if named else "is empty or"
-        say(f"{pointer} {what} is not there; the newest checkpoint by its name is {found[0]}")
+        say(f"{pointer} {what} is not there; the newest checkpoint is taken to be {found[0]}")
     return same + [path for path in found if path not in same]
 
 

@@ -86,13 +86,13 @@ def cells(name: str, lines: Sequence[Line]) -> List[List[str]]:
     return out
 
 
-def by_scale(name: str, lines: Sequence[Line]) -> Dict[str, Dict[float, float]]:
+def by_scale(name: str, lines: Sequence[Line]) -> Dict[str, Dict[float, Spread]]:
     """The first metric of every model at every scale of the test pictures; rows are named 'model xSCALE'."""
     metric = next(iter(TABLES[name].metrics))
-    curves: Dict[str, Dict[float, float]] = {}
+    curves: Dict[str, Dict[float, Spread]] = {}
     for row_name, row in spreads(TABLES[name], lines).items():
         model, scale = row_name.rsplit(" x", 1)
-        curves.setdefault(model, {})[float(scale)] = row[metric].mean
+        curves.setdefault(model, {})[float(scale)] = row[metric]
     return curves
 
 
@@ -100,7 +100,7 @@ def _scale_cells(name: str, lines: Sequence[Line]) -> List[List[str]]:
     """A row a model, a column a scale; no row is judged."""
     curves = by_scale(name, lines)
     scales = sorted({scale for curve in curves.values() for scale in curve})
-    rows = [[model, *(f"{curve[s]:.3f}" if s in curve else "" for s in scales)] for model, curve in curves.items()]
+    rows = [[model, *(_number(curve[s], 3) if s in curve else "" for s in scales)] for model, curve in curves.items()]
     return [[next(iter(TABLES[name].metrics)), *(f"x{scale:g}" for scale in scales)], *rows]
 
 
@@ -155,7 +155,7 @@ def plot_scales(name: str, lines: Sequence[Line], path: Path) -> None:
     styles = [(marker, line) for line in ("-", "--") for marker in "o^sDvx"]
     for (model, curve), (marker, line) in zip(sorted(curves.items()), styles, strict=False):
         color, face = ("black", "black") if model == "sema" else ("dimgrey", "white")
-        points = sorted(curve.items())
+        points = [(scale, curve[scale].mean) for scale in sorted(curve)]
         axes.plot(*zip(*points, strict=True), line, marker=marker, color=color, markerfacecolor=face, label=model)
     scales = sorted({scale for curve in curves.values() for scale in curve})
     axes.set(xscale="log", xlabel="size of the test pictures over their own", ylabel=next(iter(TABLES[name].metrics)))

@@ -268,13 +268,16 @@ def test_sets_without_any_annotation_stop(sets, tmp_path):
         assert stops == [alone if sets == 1 else together]
 
 
-@pytest.mark.parametrize("change", ["filter", "spoil"])
+@pytest.mark.parametrize("change", ["filter", "spoil", "ids"])
 def test_a_set_of_which_nothing_is_left_stops_beside_another(change, tmp_path):
     make_coco(tmp_path)
     make_bare(tmp_path / "bare")
     settings = {}
     if change == "filter":
         settings = dict(filter_cfg=dict(filter_empty_gt=True))
+    elif change == "ids":
+        make_coco(tmp_path / "bare")
+        edit(tmp_path / "bare", lambda content: [one.update(image_id=999) for one in content["annotations"]])
     else:
         FAULTS["boxes_in_shares_of_the_picture"].plant(tmp_path / "bare")
     sets = [dataset(tmp_path, "coco"), dataset(tmp_path / "bare", "coco", **settings)]
@@ -328,6 +331,7 @@ def test_pairs_through_links_as_mmseg_lists_them(tmp_path):
         (tmp_path / name).rename(tmp_path / f"{name} of a city")
         (tmp_path / name).mkdir()
         os.symlink(tmp_path / f"{name} of a city", tmp_path / name / "city")
+        os.symlink(tmp_path / "nowhere", tmp_path / name / "nothing.jpg")
     Image.new("L", SIZE).save(tmp_path / "map/city/.hidden/9.png")
     settings = dataset(tmp_path, "pairs")
     (report,) = audit_config(config("mmseg", train=settings))

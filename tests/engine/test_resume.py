@@ -132,14 +132,16 @@ def test_samples_are_a_function_of_seed_iteration_and_place():
     assert len({value for _, value in values}) == 5
 
 
-def batches_from(sampler: Sampler, iteration: int = 0, checkpoint: Optional[dict] = None) -> Iterator[list]:
+def batches_from(
+    sampler: Sampler, iteration: int = 0, checkpoint: Optional[dict] = None, seed: int = 1, cfg: Optional[dict] = None
+) -> Iterator[list]:
     """What an iteration-based loop gets from there, and ``checkpoint``, if it is empty, from its third iteration."""
     loader = DataLoader(sampler.dataset, batch_size=4, sampler=sampler, collate_fn=list)
     loop = SimpleNamespace(
         dataloader=loader, dataloader_iterator=_InfiniteDataloaderIterator(loader), fast_forward_on_resume=False,
         iter=iteration, _iter=iteration, epoch=0, max_iters=9,
     )  # fmt: skip
-    runner = SimpleNamespace(train_loop=loop, cfg=Config(), seed=1, rank=0, _resume=bool(iteration))
+    runner = SimpleNamespace(train_loop=loop, cfg=Config(cfg), seed=seed, rank=0, _resume=bool(iteration))
     hook = ExactResume()
     if iteration:
         hook.after_load_checkpoint(runner, checkpoint)
@@ -166,6 +168,18 @@ def test_order_is_that_of_the_samplers_seed(kind, read):
         next(islice(sampler, read, None))
         resumed = batches_from(sampler, 3, checkpoint)
         assert [next(resumed) for _ in range(5)] == expected[3:]
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_checkpoint_that_does_not_say_the_samplers_seed(named):
+    """mmengine's own: the sampler was built with a seed that was drawn before the checkpoint's was known."""
+    data = range(40)
+    whole = batches_from(DefaultSampler(data, seed=5))
+    expected = [next(whole) for _ in range(8)]
+    cfg = dict(train_dataloader=dict(sampler=dict(type="DefaultSampler", **(dict(seed=5) if named else {}))))
+    sampler, seed = (DefaultSampler(data, seed=5), 7) if named else (DefaultSampler(data, seed=6), 5)
+    resumed = batches_from(sampler, 3, dict(meta=dict(epoch=0, iter=3)), seed, cfg)
+    assert [next(resumed) for _ in range(5)] == expected[3:]
 
 
 @pytest.mark.slow
@@ -238,6 +252,7 @@ def test_without_last_checkpoint_the_folder_is_searched(pointer, work_dir, capsy
     [
         (["epoch_10.pth", "epoch_9.pth", "best_acc_epoch_11.pth", "weights.pth"], None),
         (["interrupted.pth", "iter_300.pth"], None),
+        (["epoch_11.pth", "iter_90000.pth"], None),  # of an older run
         (["step-0010.ckpt", "step-0009.ckpt", "epoch_99-3f2a9b77.pth"], "step-{:04d}.ckpt"),
     ],
 )
@@ -250,7 +265,7 @@ def test_newest_is_so_by_its_name(names, template, work_dir, capsys):
     cfg = config(work_dir)
     cfg.default_hooks = dict(checkpoint=dict(type="CheckpointHook", filename_tmpl=template))
     assert Path(find_resumable(cfg)).name == names[0]
-    assert f"is not there; the newest checkpoint by its name is {work_dir / names[0]}" in capsys.readouterr().err
+    assert f"is not there; the newest checkpoint is taken to be {work_dir / names[0]}" in capsys.readouterr().err
 
 
 def test_nothing_to_resume_is_said(tmp_path, capsys):

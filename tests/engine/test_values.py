@@ -200,6 +200,7 @@ def test_who_can_mend_it(error, started, kind, text):
 def test_full_disk_is_told_once_and_no_log_is_named_that_was_not_written(tmp_path, capsys):
     def work():
         runner.logger.error("a line of the run")
+        runner.logger.error("%d", "no number")
         raise OSError("No space left on device")
 
     runner = Running()
@@ -210,4 +211,6 @@ def test_full_disk_is_told_once_and_no_log_is_named_that_was_not_written(tmp_pat
             run_or_fail(runner, work)
         with suppress(OSError):
             runner.logger.handlers[0].close()
-    assert "line of the run\nTraceback" in (tmp_path / "a.log").read_text() and not capsys.readouterr().err
+    assert "line of the run\nTraceback" in (tmp_path / "a.log").read_text()
+    errors = capsys.readouterr().err  # mistakes in what is logged are still told
+    assert errors.count("--- Logging error ---") == errors.count("TypeError: %d format") == 2

@@ -1,6 +1,6 @@
 """Check the data sets of a config: annotations, names, pictures.
 
-Exit code 0: what was audited is fit for use, 1: it is not, or nothing was audited, 2: wrong usage.
+Exit code 0: what was audited is fit for use, 1: it is not, or no set is of a known form, 2: wrong usage.
 """
 
 import argparse

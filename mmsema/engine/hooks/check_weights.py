@@ -26,6 +26,6 @@ class CheckWeights(Hook):
         chosen, report = match_weights(model.state_dict(), checkpoint, min_matched=self.min_matched)
         kept = checkpoint.get("state_dict", {})
         if any(name not in kept or name.startswith("module") for name in chosen):
-            # under the model's names, of which mmengine would cut "module" and one character more
+            # under the model's names, from which mmengine's own revise_keys takes "module" and one character more
             checkpoint["state_dict"] = {f"module.{name}": tensor for name, tensor in chosen.items()}
         runner.logger.info(str(report))

@@ -139,8 +139,9 @@ class ExactResume(Hook):
         sampler = sampler_of(loader)
         if self.saved is not None:
             self._fit_to_data(runner, self.saved, len(loader))
-            if self.saved.get("seed") is not None and hasattr(sampler, "seed"):
-                sampler.seed = self.saved["seed"]  # its own may have been drawn anew
+            seed = self.saved.get("seed", self._drawn_seed(runner))
+            if seed is not None and hasattr(sampler, "seed"):
+                sampler.seed = seed  # its own may have been drawn anew
         # infinite ones may have been read from already
         if isinstance(sampler, InfiniteSampler):
             sampler.indices = sampler._indices_of_rank()
@@ -150,6 +151,13 @@ class ExactResume(Hook):
         self._number(runner, loader)
         if hasattr(loop, "dataloader_iterator"):
             self._arrive(loop, loader, sampler)
+
+    @staticmethod
+    def _drawn_seed(runner: Runner) -> Optional[int]:
+        """That of a sampler for which the config names none; for checkpoints that do not say it."""
+        loader = runner.cfg.get("train_dataloader")
+        named = isinstance(loader, dict) and "seed" in (loader.get("sampler") or {})
+        return None if named or runner.cfg.get("randomness", {}).get("diff_rank_seed") else runner.seed
 
     def _fit_to_data(self, runner: Runner, saved: Dict[str, Any], batches: int) -> None:
         done, of = saved.get("done", 0), saved.get("of", batches)
