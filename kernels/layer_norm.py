@@ -23,12 +23,14 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
     Args:
         x: (..., C), float16, bfloat16, float32 or float64.
         weight, bias: (C), of x's dtype, or float32 for an x of 16 bits.
-        eps: what is added to the variance.
+        eps: what is added to the variance, > 0.
         backend: as in :func:`mmsema_kernels.sema_attention`. In compiled graphs "auto" leaves it to the compiler.
 
     Raises:
-        ValueError: weight or bias has another shape than (C,).
+        ValueError: weight or bias has another shape than (C,), or eps is not above 0.
     """
+    if not eps > 0:
+        raise ValueError(f"eps must be > 0, got {eps}")
     C = x.shape[-1] if x.ndim else 0
     if weight.shape != (C,) or bias.shape != (C,):
         raise ValueError(f"weight and bias must have shape ({C},), x's last dimension, got "

@@ -416,7 +416,7 @@ def window_attention_forward(
     if B == 0:
         return out
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
-    sizes = None if sizes is None else sizes.contiguous()
+    rope, sizes = (None if t is None else t.contiguous() for t in (rope, sizes))
     _launch_forward(
         (num_heads * -(-W // window_size), -(-H // window_size), B),
         (
@@ -449,7 +449,7 @@ def window_attention_backward(
         return grad_qk, grad_v
     (q, q_stride), (k, k_stride), (v, v_stride) = _as_tokens(q), _as_tokens(k), _as_tokens(v)
     grad, grad_stride = _as_tokens(grad)
-    sizes = None if sizes is None else sizes.contiguous()
+    rope, sizes = (None if t is None else t.contiguous() for t in (rope, sizes))
     _launch_backward(
         (num_heads * -(-W // window_size), -(-H // window_size), B),
         (

@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Callable, List, Sequence, Tuple
 from unittest import mock
 
@@ -215,16 +214,6 @@ def compiled() -> str:
     return f"relative error {worst:.1e} against eager float32"
 
 
-def test_suite() -> str:
-    """The tests that need a GPU."""
-    tests = Path(__file__).resolve().parents[2] / "tests"
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", str(tests)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    last = done.stdout.strip().splitlines()[-1:] or [done.stderr[-120:]]
-    assert done.returncode == 0, last[0]
-    return last[0]
-
-
 CHECKS = (
     parity,
     depthwise_parity,
@@ -234,7 +223,6 @@ CHECKS = (
     past_int32,
     cuda_graph,
     compiled,
-    test_suite,
 )
 
 

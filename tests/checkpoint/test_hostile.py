@@ -296,9 +296,7 @@ def test_downloads_are_kept_where_mmengine_keeps_them(server, tmp_path, without_
     (tmp_path / "hostile.pth").unlink()  # from now on the server has nothing
     assert read_checkpoint(server).keys() == weights.keys()
     (tmp_path / "torch/hub/checkpoints/other.pth").write_bytes(b"")
-    with pytest.raises(
-        CheckpointError, match=r"\(kept as .*; remove that to download it again\) .* it is empty"
-    ):
+    with pytest.raises(CheckpointError, match=r"\(kept as .*; remove that to download it again\) .* it is empty"):
         read_checkpoint(server.replace("hostile", "other"))
     with pytest.raises(CheckpointError, match="cannot be downloaded to .*/torch/hub/checkpoints/third.pth: HTTP"):
         read_checkpoint(server.replace("hostile", "third"))

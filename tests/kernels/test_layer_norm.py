@@ -132,13 +132,15 @@ def test_compiles_to_one_graph_for_all_sizes(backend):
 
 
 def test_wrong_arguments_are_named():
-    x, weight = torch.zeros(2, 16), torch.zeros(16)
+    x, weight = torch.zeros(2, 16, device=DEVICE), torch.zeros(16, device=DEVICE)
+    with pytest.raises(ValueError, match="eps must be > 0, got 0"):
+        layer_norm(x, weight, weight, 0)
     with pytest.raises(ValueError, match=r"weight and bias must have shape \(16,\)"):
         layer_norm(x, weight[:8], weight)
     with pytest.raises(RuntimeError, match="float64"):
         layer_norm(x.double(), weight, weight, backend="triton")
     with pytest.raises(RuntimeError, match="4096 channels at most, got 5000"):
-        layer_norm(torch.zeros(2, 5000), torch.zeros(5000), torch.zeros(5000), backend="triton")
+        layer_norm(x.new_zeros(2, 5000), x.new_zeros(5000), x.new_zeros(5000), backend="triton")
 
 
 def test_the_backbone_runs_it():

@@ -137,7 +137,9 @@ def test_sizes_of_full_maps_change_nothing(op, backend):
     plain = output_and_used_gradients(partial(run, op, backend=backend), op, inputs, grad)
     full = output_and_used_gradients(partial(run, op, backend=backend, sizes=as_sizes([(9, 8)] * 2)), op, inputs, grad)
     for a, b in zip(full, plain, strict=True):
-        torch.testing.assert_close(a, b, rtol=2e-6, atol=2e-6)
+        # on a card other kernels of PyTorch attend where sizes are given
+        error = 1e-5 if DEVICE == "cuda" and op in ("attention", "packed") else 2e-6
+        torch.testing.assert_close(a, b, rtol=error, atol=error)
 
 
 @needs_compiler
@@ -304,7 +306,8 @@ def test_kernels_write_nothing_beyond_the_map(op, monkeypatch):
 
 
 def test_empty_batch(backend):
-    x, weight, bias = torch.zeros(0, 4, 5, 16), torch.zeros(16, 1, 3, 3), torch.zeros(16)
-    none = torch.zeros(0, 2, dtype=torch.int32)
+    shapes = (0, 4, 5, 16), (16, 1, 3, 3), (16,)
+    x, weight, bias = (torch.zeros(shape, device=DEVICE) for shape in shapes)
+    none = torch.zeros(0, 2, dtype=torch.int32, device=DEVICE)
     assert depthwise_residual(x, weight, bias, sizes=none, backend=backend).shape == x.shape
     assert sema_attention_packed(torch.cat([x, x], -1), x, 1, sizes=none, backend=backend).shape == x.shape

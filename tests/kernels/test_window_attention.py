@@ -68,12 +68,18 @@ def test_56x56():
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_large_scores(dtype):
-    """The row's maximum is subtracted before exp2: scores of 1e4 overflow nothing."""
-    q, k, v = (t.detach() for t in random_maps((1, 7, 8, 1, 32), dtype))
-    expected = definition(q * 60, k * 60, v, 7)
-    assert expected.isfinite().all()
-    actual = sema_attention(q * 60, k * 60, v, 7, backend="triton")
-    torch.testing.assert_close(actual.double(), expected, rtol=2e-2, atol=2e-2)
+    """The row's maximum is subtracted before exp2: scores of 1e4 overflow nothing.
+
+    Where a row's two best scores are near each other, rounding q and k decides between them: those are not compared.
+    """
+    q, k, v = (t.detach() for t in random_maps((1, 7, 7, 1, 32), dtype))
+    q, k = q * 60, k * 60
+    first, second = (q.double().view(49, 32) @ k.double().view(49, 32).T * 32**-0.5).topk(2).values.T
+    clear = (first - second).view(1, 7, 7) > 100
+    expected = definition(q, k, v, 7)
+    actual = sema_attention(q, k, v, 7, backend="triton")
+    assert expected.isfinite().all() and actual.isfinite().all() and clear.sum() > 40
+    torch.testing.assert_close(actual.double()[clear], expected[clear], rtol=2e-2, atol=2e-2)
 
 
 def test_empty_batch():
@@ -114,12 +120,25 @@ LAYOUTS = {
 def test_any_strides(layout, size):
     q, k, v, grad = (t.detach() for t in random_maps((2, *size, 32), torch.float32, count=4))
     arguments = (None, 2, 7, 0.25, True)
+
+    def same(a, b):
+        if layout == "offset":  # unaligned maps are read in other blocks, in which the mean is summed in another order
+            return torch.allclose(a, b, rtol=0, atol=1e-6)
+        return torch.equal(a, b)
+
     plain = window_attention.window_attention_forward(q, k, v, *arguments)
     plain_grads = window_attention.window_attention_backward(grad, q, k, v, *arguments)
     q, k, v, grad = (LAYOUTS[layout](t) for t in (q, k, v, grad))
-    assert torch.equal(plain, window_attention.window_attention_forward(q, k, v, *arguments))
+    assert same(plain, window_attention.window_attention_forward(q, k, v, *arguments))
     grads = window_attention.window_attention_backward(grad, q, k, v, *arguments)
-    assert all(torch.equal(a, b) for a, b in zip(grads, plain_grads, strict=True))
+    assert all(same(a, b) for a, b in zip(grads, plain_grads, strict=True))
+
+
+def test_a_table_of_any_strides():
+    q, k, v = (t.detach() for t in random_maps((1, 7, 9, 2, 16), torch.float32))
+    wide = rope_table(14, 32, q.device)[:, :7]
+    expected, actual = (sema_attention(q, k, v, 7, rope=table, backend="triton") for table in (wide.contiguous(), wide))
+    assert not wide.is_contiguous() and torch.equal(actual, expected)
 
 
 def test_expanded_gradient():
