@@ -167,9 +167,8 @@ def test_second_signal_ends_at_once(tmp_path):
 
 
 INTERRUPTED = """
-import os, signal, sys
+import os, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a process in the background does not have
-sys.path.insert(0, sys.argv.pop())
 from common import make_parser, parse
 parse(make_parser("a tool"))
 os.kill(os.getpid(), signal.SIGINT)
@@ -178,8 +177,8 @@ os.kill(os.getpid(), signal.SIGINT)
 
 def test_ctrl_c_outside_training_ends_in_one_line():
     """While a tool imports or builds what it needs, or tests: nothing is there that could be saved."""
-    command = [sys.executable, "-c", INTERRUPTED, "config.py", ROOT / "tools"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    command = [sys.executable, "-c", INTERRUPTED, "config.py"]
+    done = subprocess.run(command, cwd=ROOT / "tools", capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "SIGINT: ended\n")
 
 

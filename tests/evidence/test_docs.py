@@ -6,8 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
-import make_evidence  # noqa: E402
-from make_evidence import PAGE, PLACE, lines_of, render  # noqa: E402
+from make_evidence import PAGE, PLACE, TABLES, lines_of, render, table  # noqa: E402
 
 NUMBER = re.compile(r"(?<![\w.])(?:0\.\d{3}|\d\d\.\d)(?![\w.])")  # AP, percent
 
@@ -34,9 +33,9 @@ def test_scores_in_the_text_are_in_its_tables():
 
 
 def test_a_table_of_tests_lacks_only_what_its_own_seeds_lack(monkeypatch):
-    first, *others = make_evidence.TABLES["resolution"].rows
+    first, *others = TABLES["resolution"].rows
     found = [{"row": row, "seed": "2", "mask AP": "0.5", "box AP": "0.5"} for row in others]
-    monkeypatch.setattr(make_evidence, "lines_of", lambda name: found)
-    assert f"Not run: seed 2: {first}.\n" in make_evidence.table("resolution")
+    monkeypatch.setattr("make_evidence.lines_of", lambda name: found)
+    assert f"Not run: seed 2: {first}.\n" in table("resolution")
     found.append(dict(found[0], row=first))
-    assert "Not run" not in make_evidence.table("resolution")
+    assert "Not run" not in table("resolution")
