@@ -160,11 +160,18 @@ def pointwise(conv: nn.Conv2d, x: Tensor) -> Tensor:
 class Layers(nn.Sequential):
     """Convolutions, BatchNorm and ReLU in a row, on maps (B, C, H, W) that are 0 outside the pictures.
 
-    ``sizes`` are those of the map that comes in. What comes out is 0 outside where a ReLU is the last layer.
+    ``sizes`` are those of the map that comes in. What comes out is 0 outside where a ReLU is the last layer. With
+    ``sizes``, a layer of another kind (put in place of one of these by a wrapper) raises a TypeError.
     """
 
     def forward(self, x: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         for layer in self:
+            if sizes is not None and not isinstance(layer, (nn.Conv2d, _BatchNorm, nn.ReLU)):
+                raise TypeError(
+                    f"pictures of different sizes need nn.Conv2d, nn.BatchNorm2d or nn.SyncBatchNorm, and nn.ReLU in "
+                    f"the stem and between stages, got {type(layer).__name__} from {type(layer).__module__}: let FSDP wrap whole blocks, "
+                    "and use sync_bn='torch'"
+                )
             if isinstance(layer, nn.Conv2d) and layer.stride[0] == 2:
                 sizes = halve(sizes)
             if isinstance(layer, _BatchNorm):

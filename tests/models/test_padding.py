@@ -12,7 +12,7 @@ from old_torch import needs_compiler, needs_half_on_cpu
 from mmsema import MILA, SEMA
 from mmsema.models import padding
 from mmsema.models.mixers import AVERAGES, MIXERS
-from mmsema.models.padding import batch_norm, find_sizes, pointwise
+from mmsema.models.padding import Layers, batch_norm, find_sizes, pointwise
 from mmsema.models.sema import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,6 +308,14 @@ def test_sizes_that_cannot_be_read_end_with_the_batch(monkeypatch):
         expected = model(x, torch.tensor([(8, 9), (5, 9)]))
         actual = model(x, torch.tensor([(80, 9), (5, 10**6)]))
     assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
+
+
+def test_a_wrapped_layer_is_named():
+    """A wrapper hides the stride and the statistics that the sizes change: rather an error than wrong maps."""
+    net = Layers(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1)), nn.ReLU())
+    assert net(torch.ones(1, 3, 8, 8)).shape == (1, 4, 4, 4)
+    with pytest.raises(TypeError, match="nn.BatchNorm2d.*got Sequential from torch.nn.modules.container"):
+        net(torch.ones(1, 3, 8, 8), torch.tensor([[8, 6]], dtype=torch.int32))
 
 
 @pytest.mark.parametrize("value", ["0", True, (0, 0, 0)])
