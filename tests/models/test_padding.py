@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from old_torch import needs_compiler, needs_half_on_cpu
+from torch import nn
 
 from mmsema import MILA, SEMA
 from mmsema.models import padding
