@@ -7,8 +7,8 @@ VENV_PYTHON = .venv/bin/python
 help:
 	@echo "make demo   train a SEMA Mask R-CNN on generated pictures, evaluate it, draw what it sees (CPU, 10 minutes)"
 	@echo "make test   run the tests that CI runs"
-	@echo "make test-quick   those of them that are fast: 3 to 4 minutes on 2 cores"
-	@echo "make test-long    what takes minutes each: 36 minutes on 2 cores"
+	@echo "make test-quick   those of them that are fast: 3 to 4 minutes on 2 quiet cores"
+	@echo "make test-long    what takes minutes each: 36 minutes on 2 quiet cores"
 	@echo "make scorecard    what was promised of faulty data, configs, files and long runs, in figures"
 	@echo "make test-openmmlab PYTHON=python3.10   the tests that concern the official OpenMMLab packages, in .venv-openmmlab"
 	@echo "make lint   check style, spelling, links and types"
