@@ -168,9 +168,9 @@ class Layers(nn.Sequential):
         for layer in self:
             if sizes is not None and not isinstance(layer, (nn.Conv2d, _BatchNorm, nn.ReLU)):
                 raise TypeError(
-                    "pictures of different sizes need nn.Conv2d, nn.BatchNorm2d or nn.SyncBatchNorm, and nn.ReLU in the "
-                    f"stem and between stages, got {type(layer).__name__} from {type(layer).__module__}: let FSDP wrap "
-                    "whole blocks, and use sync_bn='torch'"
+                    "pictures of different sizes need nn.Conv2d, nn.BatchNorm2d or nn.SyncBatchNorm, and nn.ReLU in "
+                    f"the stem and between stages, got {type(layer).__name__} from {type(layer).__module__}: let FSDP "
+                    "wrap whole blocks, and use sync_bn='torch'"
                 )
             if isinstance(layer, nn.Conv2d) and layer.stride[0] == 2:
                 sizes = halve(sizes)
