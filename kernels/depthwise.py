@@ -5,7 +5,7 @@
 they are cast to its dtype, as conv's would be. Weight and bias may be wider: they are rounded to the maps' dtype, and
 their gradients keep their own. ``sizes`` and ``backend`` are those of :func:`mmsema_kernels.sema_attention`: outside a
 picture of a padded batch the convolution reads 0, and the result and all gradients are 0. On a device no one looks at
-the numbers in ``sizes``: the kernels would read past a map that is smaller.
+the numbers in ``sizes``; the kernels take those beyond the map for the map's.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .launch import autocast, choose_backend, no_triton_on, register
+from .launch import autocast, autocast_off, check_devices, choose_backend, no_triton_on, register
 from .sizes import can_read, check_sizes, clear_outside, each_alone, zero_outside
 
 
@@ -89,11 +89,12 @@ def _run(
     if weight.shape != (C, 1, 3, 3) or bias.shape != (C,):
         raise ValueError(f"weight and bias must have shapes {(C, 1, 3, 3)} and {(C,)}, got "
                          f"{tuple(weight.shape)} and {tuple(bias.shape)}")  # fmt: skip
+    check_devices(x, **maps, weight=weight, bias=bias)
     check_sizes(sizes, x)
     backend = choose_backend(backend, x.device, lambda: why_not_triton(x))
     if backend == "triton":
         return function.apply(weight, bias, sizes, *maps.values())
-    with torch.autocast(x.device.type, enabled=False):
+    with autocast_off(x.device.type):
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
 
         def run(weight: Tensor, bias: Tensor, sizes: Optional[Tensor], x: Tensor, *maps: Tensor) -> Tensor:

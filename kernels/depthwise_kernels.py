@@ -32,8 +32,8 @@ def _picture(sizes, H, W):
         h = H
         w = W
     else:
-        h = tl.load(sizes + 2 * tl.program_id(2))
-        w = tl.load(sizes + 2 * tl.program_id(2) + 1)
+        h = tl.minimum(tl.load(sizes + 2 * tl.program_id(2)), H)  # sizes beyond the map read nothing beyond it
+        w = tl.minimum(tl.load(sizes + 2 * tl.program_id(2) + 1), W)
     return h, w
 
 
@@ -164,7 +164,10 @@ def forward_kernel(
             y = g * (a + z)
         else:
             y = dout * g
-            tl.store(grad_gate + offset, (dout * (a + z)).to(dtype), mask=mask)
+            dg = dout * (a + z)
+            if sizes is not None:
+                dg = tl.where(real, dg, 0.0)  # z may be infinite there: its left neighbour is in the picture
+            tl.store(grad_gate + offset, dg.to(dtype), mask=mask)
         if sizes is not None:
             y = tl.where(real, y, 0.0)
         tl.store(out + offset, y.to(dtype), mask=mask)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .eager import sema_attention_torch
-from .launch import BACKENDS, autocast, choose_backend, no_triton_on
+from .launch import BACKENDS, autocast, autocast_off, check_devices, choose_backend, no_triton_on
 from .ops import window_attention, window_attention_packed
 from .padded import sema_attention_padded
 from .reference import sema_attention_reference
@@ -57,7 +57,7 @@ def check_window_size(window_size: int) -> None:
         raise ValueError(f"window_size must be an int >= 1, got {window_size}")
 
 
-def _check_dtypes(**maps: Tensor) -> None:
+def _check_maps(**maps: Tensor) -> None:
     for name, t in maps.items():
         if t.dtype not in DTYPES:
             raise TypeError(f"{name} must be of dtype {', '.join(map(str, DTYPES))}, got {t.dtype}")
@@ -65,6 +65,7 @@ def _check_dtypes(**maps: Tensor) -> None:
         *names, last = maps
         found = ", ".join(str(t.dtype) for t in maps.values())
         raise TypeError(f"{', '.join(names)} and {last} must have one dtype, got {found}")
+    check_devices(next(iter(maps.values())), **maps)
 
 
 def _prepare(
@@ -83,6 +84,7 @@ def _prepare(
     if rope is not None and tuple(rope.shape) != (2, window_size, heads * d // 4):
         raise ValueError(f"rope must be rope_table({window_size}, {heads * d}) of shape "
                          f"{(2, window_size, heads * d // 4)}, got {tuple(rope.shape)}")  # fmt: skip
+    check_devices(v, rope=rope)
     check_sizes(sizes, v)
     scale = d**-0.5 if scale is None else scale
     return _choose_backend(backend, v, window_size, scale, rope), scale
@@ -134,9 +136,9 @@ def sema_attention(
             raise ValueError(f"{argument} must have shape (B, H, W, heads, d), got {tuple(t.shape)}")
     if not q.shape == k.shape == v.shape:
         raise ValueError(f"q, k and v must have one shape, got {tuple(q.shape)}, {tuple(k.shape)}, {tuple(v.shape)}")
-    _check_dtypes(q=q, k=k, v=v)
+    _check_maps(q=q, k=k, v=v)
     name, scale = _prepare(v, window_size, scale, rope, sizes, backend)
-    with torch.autocast(q.device.type, enabled=False):  # the backends choose their own precision
+    with autocast_off(q.device.type):  # the backends choose their own precision
         if name == "triton":
             heads, d = v.shape[-2:]
             q, k, v = q.flatten(-2), k.flatten(-2), v.flatten(-2)  # (B, H, W, C)
@@ -175,7 +177,7 @@ def sema_attention_packed(
     if qk.shape != (*v.shape[:-1], 2 * v.shape[-1]):
         raise ValueError(f"qk must have twice the channels of v, got {tuple(qk.shape)} and {tuple(v.shape)}")
     qk, v = autocast(qk, v)
-    _check_dtypes(qk=qk, v=v)
+    _check_maps(qk=qk, v=v)
     values = v.unflatten(-1, (num_heads, -1))
     name, scale = _prepare(values, window_size, scale, rope, sizes, backend)
     if name == "triton":

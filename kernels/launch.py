@@ -42,6 +42,8 @@ def _no_triton_on(device: str, interpreted: bool) -> str:
         return "" if interpreted else "on the CPU it runs only in Triton's interpreter: set TRITON_INTERPRET=1"
     if not device.startswith("cuda"):
         return f"there are kernels for CUDA devices only, not for {device}"
+    if torch.version.hip:
+        return "there are kernels for CUDA devices only, not for ROCm"
     capability = torch.cuda.get_device_capability(device)
     return "" if capability >= (8, 0) else f"compute capability {capability[0]}.{capability[1]} is below 8.0"
 
@@ -106,6 +108,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 def autocast_dtype(device: str) -> Optional[torch.dtype]:
     """Autocast's dtype on a type of device, None where it is off."""
+    if device == "meta":  # has no autocast
+        return None
     if hasattr(torch, "get_autocast_dtype"):
         return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
     if device == "cpu":  # torch 2.1 to 2.3
@@ -114,9 +118,23 @@ def autocast_dtype(device: str) -> Optional[torch.dtype]:
 
 
 def autocast(*maps: Tensor) -> Tuple[Tensor, ...]:
-    """Cast to autocast's dtype where it is on; float64 stays, as with PyTorch's own operators."""
+    """Cast to autocast's dtype where it is on; float64 and integers stay, as with PyTorch's own operators."""
     dtype = autocast_dtype(maps[0].device.type)
-    return maps if dtype is None else tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in maps)
+    if dtype is None:
+        return maps
+    return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in maps)
+
+
+def autocast_off(device: str) -> ContextManager:
+    """A block of code that chooses its own precision, on a type of device."""
+    return contextlib.nullcontext() if device == "meta" else torch.autocast(device, enabled=False)
+
+
+def check_devices(x: Tensor, /, **others: Optional[Tensor]) -> None:
+    """Raise the error that names a tensor which is on another device than the map ``x``."""
+    for name, t in others.items():
+        if t is not None and t.device != x.device:
+            raise ValueError(f"{name} must be on the maps' device, {x.device}, got {t.device}")
 
 
 def _on_device_of(x: Tensor) -> ContextManager:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .launch import asked_for, autocast_dtype, choose_backend, is_compiling, no_triton_on, register
+from .launch import asked_for, autocast_dtype, check_devices, choose_backend, is_compiling, no_triton_on, register
 
 MOST_CHANNELS = 4096
 
@@ -27,14 +27,18 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = 1e-5, *, ba
         backend: as in :func:`mmsema_kernels.sema_attention`. In compiled graphs "auto" leaves it to the compiler.
 
     Raises:
-        ValueError: weight or bias has another shape than (C,), or eps is not above 0.
+        TypeError: x is not of a floating-point dtype.
+        ValueError: weight or bias has another shape than (C,) or is on another device, or eps is not above 0.
     """
+    if not x.is_floating_point():
+        raise TypeError(f"x must be of a floating-point dtype, got {x.dtype}")
     if not eps > 0:
         raise ValueError(f"eps must be > 0, got {eps}")
     C = x.shape[-1] if x.ndim else 0
     if weight.shape != (C,) or bias.shape != (C,):
         raise ValueError(f"weight and bias must have shape ({C},), x's last dimension, got "
                          f"{tuple(weight.shape)} and {tuple(bias.shape)}")  # fmt: skip
+    check_devices(x, weight=weight, bias=bias)
     name = choose_backend(backend, x.device, lambda: _why_not_triton(x))
     dtype = (x.dtype != torch.float64 and autocast_dtype(x.device.type)) or x.dtype
     if name == "triton" and not (asked_for(backend) == "auto" and is_compiling()):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .launch import is_compiling
+from .launch import check_devices, is_compiling
 
 
 def can_read(sizes: Tensor) -> bool:
@@ -32,8 +32,7 @@ def check_sizes(sizes: Optional[Tensor], x: Tensor) -> None:
     B, H, W = x.shape[:3]
     if sizes.ndim != 2 or sizes.shape[0] != B or sizes.shape[1] != 2:
         raise ValueError(f"sizes must have shape (B, 2) = ({B}, 2), got {tuple(sizes.shape)}")
-    if sizes.device != x.device:
-        raise ValueError(f"sizes must be on the maps' device, {x.device}, got {sizes.device}")
+    check_devices(x, sizes=sizes)
     if can_read(sizes):
         for size in sizes.tolist():
             if not (1 <= size[0] <= H and 1 <= size[1] <= W):

@@ -110,6 +110,18 @@ def _weights(q_even, q_odd, k_even, k_odd, real, PRECISION: tl.constexpr):
 
 
 @triton.jit
+def _dot_pairs(a, even, odd, PRECISION: tl.constexpr):
+    """``a`` times the even and the odd channels, (TOKENS, D/2) each."""
+    if even.shape[1] < 16:  # before Triton 3.5 tl.dot gives 16 columns or more
+        x = tl.dot(a, tl.interleave(even, odd), input_precision=PRECISION)
+        even, odd = tl.split(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)))
+    else:
+        even = tl.dot(a, even, input_precision=PRECISION)
+        odd = tl.dot(a, odd, input_precision=PRECISION)
+    return even, odd
+
+
+@triton.jit
 def _forward_window(
     q,
     k,
@@ -247,12 +259,10 @@ def _backward_window(
     ds = (p * (dp * LN_2 - (delta * LN_2)[:, None])).to(gt.dtype)
     dst = tl.trans(ds)
     cos, sin = _angles(rope, scale, row, col, head, HEADS, D, WINDOW, TOKENS)  # again, likewise
-    even = tl.dot(ds, k_even, input_precision=PRECISION)
-    odd = tl.dot(ds, k_odd, input_precision=PRECISION)
+    even, odd = _dot_pairs(ds, k_even, k_odd, PRECISION)
     even, odd = _turn(even, odd, cos, -sin)
     tl.store(grad_qk, tl.interleave(even, odd).to(gt.dtype), mask=mask)
-    even = tl.dot(dst, q_even, input_precision=PRECISION)
-    odd = tl.dot(dst, q_odd, input_precision=PRECISION)
+    even, odd = _dot_pairs(dst, q_even, q_odd, PRECISION)
     even, odd = _turn(even, odd, cos, -sin)
     tl.store(grad_qk + C, tl.interleave(even, odd).to(gt.dtype), mask=mask)
 

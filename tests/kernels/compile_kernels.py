@@ -5,8 +5,8 @@
 
 One row for each kernel and compute capability: registers of a thread, bytes it spills, shared memory of a program, SASS
 instructions of a warp (in the attention kernels, which have no loop, that is what runs; ragged and sized ones hold the
-code of whole windows and of others, and run one of them), whether dots became wgmma, and how many tensors the first
-loop carries from one turn to the next.
+code of whole windows and of others, and run one of them), whether dots became wgmma, how many tensors the first
+loop carries from one turn to the next, and the shortest side of a tile that dots take or give.
 """
 
 import csv
@@ -42,7 +42,7 @@ EPILOGUES = {
 # the kernels without the mean: name in the table, and the argument that is then None
 WINDOWS_ONLY = {"forward_windows": "mean", "backward_windows": "grad_mean"}
 FIELDS = ("kernel", "dtype", "precision", "head_dim", "window", "even", "rope", "sized", "capability")
-MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma", "carried")
+MEASURES = ("registers", "spill_bytes", "shared_bytes", "instructions", "wgmma", "carried", "dot_side")
 LAYER_NORM = {"layer_norm": "forward_kernel", "layer_norm_grad": "backward_kernel"}
 
 
@@ -172,6 +172,7 @@ def compile_one(job):
     instructions = len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/ +(?!.*\bNOP\b).*;", text, re.M))
     carried = re.search(r"scf\.for .*?iter_args\((.*?)\)", compiled.asm["ttir"])
     wgmma = "wgmma" in compiled.asm["ptx"]
+    dots = re.findall(r"tt\.dot .*: tensor<(\d+)x(\d+)x\w+> \* tensor<\d+x(\d+)x", compiled.asm["ttir"])
     return (
         *job,
         registers,
@@ -180,6 +181,7 @@ def compile_one(job):
         instructions,
         wgmma,
         carried[1].count("=") if carried else 0,
+        min((int(side) for dot in dots for side in dot), default=""),
     )
 
 

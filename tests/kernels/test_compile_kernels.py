@@ -62,6 +62,13 @@ def test_no_wgmma_and_shared_memory_fits(compiled):
         assert int(row["shared_bytes"]) <= SHARED_LIMIT[row["capability"]], key
 
 
+def test_dots_are_wide_enough_for_older_tritons(compiled):
+    """Before 3.5 Triton takes no dot with a side below 16; this one takes 8 columns."""
+    for key, row in compiled[1].items():
+        attention = row["kernel"].startswith(("forward", "backward"))
+        assert int(row["dot_side"]) >= 16 if attention else not row["dot_side"], key
+
+
 def test_close_to_the_table(compiled):
     """Within 10 % of compiled_kernels.csv; regenerate that with compile_kernels.py after a deliberate change."""
     version, expected = read_table((HERE / "compiled_kernels.csv").read_text())

@@ -269,6 +269,10 @@ def test_wrong_arguments_are_named():
         lepe_gate(attention.double(), v, weight, bias, gate)
     with pytest.raises(TypeError, match="floating-point"):
         depthwise_silu(v.int(), weight, bias)
+    with pytest.raises(ValueError, match="bias must be on the maps' device, .*, got meta"):
+        depthwise_silu(v, weight, bias.to("meta"))
+    with pytest.raises(ValueError, match="gate must be on the maps' device"):
+        lepe_gate(attention, v, weight, bias, gate.to("meta"))
     with pytest.raises(ValueError, match="weight and bias must have shapes"):
         depthwise_residual(v, weight[:8], bias)
     with pytest.raises(ValueError, match="backend must be one of"):

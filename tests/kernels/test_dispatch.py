@@ -49,6 +49,8 @@ def needs_triton():
         (dict(k=torch.zeros(2, 5, 9, 2, 8)), ValueError, "one shape"),
         (dict(v=torch.zeros(2, 5, 9, 2, 16, dtype=torch.int64)), TypeError, "v must be of dtype"),
         (dict(v=torch.zeros(2, 5, 9, 2, 16, dtype=torch.float64)), TypeError, "one dtype"),
+        (dict(k=torch.zeros(2, 5, 9, 2, 16, device="meta")), ValueError, "k must be on the maps' device, .*, got meta"),
+        (dict(rope=torch.zeros(2, 7, 8, device="meta")), ValueError, "rope must be on the maps' device"),
     ],
 )
 def test_bad_arguments(maps, arguments, error, message):
@@ -225,10 +227,31 @@ def test_devices_and_versions_of_triton(monkeypatch):
     assert "compute capability 7.5 is below 8.0" in launch.no_triton_on("cuda:0")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert launch.no_triton_on("cuda:0") == ""
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.version, "hip", "6.2")  # its devices are named cuda, too
+        assert "not for ROCm" in launch.no_triton_on("cuda:0")
     monkeypatch.setattr(triton, "__version__", "2.1.0")
     assert "Triton 2.1.0 is older than 3.2" in launch.no_triton_on("cuda:0")
     monkeypatch.setattr(launch, "find_spec", lambda name: None)
     assert "not installed" in launch.no_triton_on("cuda:0")
+
+
+@pytest.mark.parametrize("backend", ["auto", "torch", "padded", "reference"])
+def test_shapes_on_the_meta_device(backend):
+    """Which knows no autocast."""
+    maps = [torch.empty(2, 5, 9, 2, 16, device="meta", dtype=torch.float16) for _ in "qkv"]
+    sized = None if backend == "reference" else torch.empty(2, 2, device="meta", dtype=torch.int32)
+    rope = rope_table(7, 32).to("meta")
+    for sizes in (None, sized):
+        out = sema_attention(*maps, rope=rope, sizes=sizes, backend=backend)
+        assert out.shape == maps[0].shape and out.dtype == torch.float16
+
+
+def test_autocast_leaves_integers_alone(maps):
+    """They are refused with it as without it."""
+    for enabled in (False, True):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled), pytest.raises(TypeError, match="must be of dtype"):
+            sema_attention(*(t.int() for t in maps))
 
 
 def test_bfloat16_is_refused_in_the_interpreter(maps, monkeypatch):

@@ -137,6 +137,10 @@ def test_wrong_arguments_are_named():
         layer_norm(x, weight, weight, 0)
     with pytest.raises(ValueError, match=r"weight and bias must have shape \(16,\)"):
         layer_norm(x, weight[:8], weight)
+    with pytest.raises(TypeError, match="x must be of a floating-point dtype, got torch.int64"):
+        layer_norm(x.long(), weight, weight, backend="triton")
+    with pytest.raises(ValueError, match="weight must be on the maps' device, .*, got meta"):
+        layer_norm(x, weight.to("meta"), weight)
     with pytest.raises(RuntimeError, match="float64"):
         layer_norm(x.double(), weight, weight, backend="triton")
     with pytest.raises(RuntimeError, match="4096 channels at most, got 5000"):

@@ -215,6 +215,17 @@ def test_kernels_write_every_element(monkeypatch):
             assert t.isfinite().all()
 
 
+def test_infinity_at_the_edge_reaches_no_gradient_outside(backend):
+    """The convolution beside it is infinite, too, and 0 times that would be NaN."""
+    (x, *maps, weight, bias), grad = random_inputs(torch.float32, [(2, 2)])
+    x.data[0, 1, 1] = torch.inf
+    call = partial(run, "lepe_gate", sizes=as_sizes([(2, 2)]), backend=backend)
+    _, *grads = output_and_gradients(call, [x, *maps, weight, bias], grad)
+    outside = ~real_tokens(as_sizes([(2, 2)]), *MAP)
+    for t in grads[:3]:
+        assert not t[outside].any()
+
+
 @pytest.mark.parametrize("op", ["attention", "residual", "lepe_gate"])
 def test_gradcheck(op):
     """First order, and second order where PyTorch's operators have it."""
@@ -300,7 +311,7 @@ def test_kernels_write_nothing_beyond_the_map(op, monkeypatch):
 
     monkeypatch.setattr(torch.Tensor, "new_empty", bordered)
     actual = run(op, *inputs, sizes=as_sizes(beyond))
-    if op == "attention":  # sizes count as the map's; the mean is divided by them as they are
+    if op != "packed":  # sizes count as the map's; the mean is divided by them as they are
         torch.testing.assert_close(actual, expected)
     assert borders and all(bool((border == 7).all()) for border in borders)
 

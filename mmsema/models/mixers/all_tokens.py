@@ -4,6 +4,7 @@ from typing import Optional
 
 import torch
 from mmsema_kernels import apply_rope, count_tokens, expand_rope_table, real_tokens, rope_table
+from mmsema_kernels.launch import autocast_off
 from torch import Tensor
 
 from .base import Mixer
@@ -54,7 +55,7 @@ class LinearAttention(Mixer):
     """
 
     def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
-        with torch.autocast(v.device.type, enabled=False):
+        with autocast_off(v.device.type):
             dtype = torch.promote_types(v.dtype, torch.float32)
             q, k = qk.to(dtype).chunk(2, dim=-1)
             return self.attend_all(q, k, v.to(dtype), Tokens(v, self.num_heads, sizes)).to(v.dtype)

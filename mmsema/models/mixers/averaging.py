@@ -4,6 +4,7 @@ from typing import Optional
 
 import torch
 from mmsema_kernels import mean_tokens, real_tokens
+from mmsema_kernels.launch import autocast_off
 from torch import Tensor, nn
 
 
@@ -34,7 +35,7 @@ class WeightedMean(nn.Module):
         """(B, H, W, 2C) and (B, H, W, C) -> (B, 1, 1, C)."""
         B, H, W, C = v.shape
         heads, d = self.query.shape
-        with torch.autocast(v.device.type, enabled=False):
+        with autocast_off(v.device.type):
             dtype = torch.promote_types(v.dtype, torch.float32)
             k, values = (t.to(dtype).reshape(B, H * W, heads, d) for t in (qk[..., C:], v))
             scores = (k * self.query.to(dtype)).sum(-1).mul(d**-0.5).view(B, H, W, heads)
