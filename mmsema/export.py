@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from .apis import PathLike, read_config
 from .checkpoint import load_weights
 from .engine import UsageError
+from .engine.errors import require_folder
 
 SUFFIXES = dict(onnx=".onnx", torch_export=".pt2", torchscript=".pt")
 PARTS = ("backbone", "model")
@@ -138,6 +139,7 @@ def export(module: nn.Module, out: PathLike, format: str) -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if format == "onnx" and find_spec(name) is None]
     if missing:
         raise UsageError(f'--format onnx needs {", ".join(missing)}, not installed: pip install "mmsema[export]"')
+    require_folder("--out", out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), torch.no_grad(), use_backend("padded"):
         warnings.simplefilter("ignore")  # that argument checks are not part of a trace, and the exporters' own

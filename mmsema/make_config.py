@@ -13,6 +13,7 @@ from rich.progress import track
 from .datasets.converters.coco import ConversionError
 from .datasets.own import OwnData, Part, find_own_data
 from .engine.config import PathLike, UsageError, require_file
+from .engine.errors import require_folder
 from .hub import data_folder
 from .models.sema import ARCHITECTURES
 
@@ -38,6 +39,12 @@ class Facts:
         return float(np.median([max(size) for size in self.sizes.elements()]))
 
 
+def _objects(data: OwnData) -> List[dict]:
+    """Annotations of both parts that are neither crowds nor to be ignored."""
+    both = [*data.train.content["annotations"], *data.val.content["annotations"]]
+    return [one for one in both if not one.get("iscrowd") and not one.get("ignore")]
+
+
 def read_facts(data: OwnData) -> Facts:
     """Count and measure what the annotation files say.
 
@@ -45,7 +52,7 @@ def read_facts(data: OwnData) -> Facts:
         UsageError: there is nothing to train on.
     """
     parts = (data.train.content, data.val.content)
-    annotations = [one for part in parts for one in part["annotations"] if not one.get("iscrowd")]
+    annotations = _objects(data)
     sizes = Counter((image["width"], image["height"]) for part in parts for image in part["images"])
     if not annotations or not data.train.content["annotations"]:
         raise UsageError(f"{data.train.file} has no objects to train on")
@@ -237,6 +244,7 @@ def make_config(
         raise UsageError(f"out must be a .py file without other dots in its name, got {out}")
     if out.exists():
         raise UsageError(f"{out} exists already; remove it or name another file")
+    require_folder("out", out.parent)
     if arch not in ARCHITECTURES:
         raise UsageError(f"backbone must be one of {', '.join(ARCHITECTURES)}, got {arch!r}")
     if weights is not None:
@@ -248,13 +256,9 @@ def make_config(
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     lines = [*data.lines, *(f"left out: {problem}" for problem in data.problems)]
-    has_masks = all(one.get("segmentation") for one in data.train.content["annotations"] if not one.get("iscrowd"))
-    lines += audit(data, has_masks)
+    lines += audit(data, masks=all(one.get("segmentation") for one in _objects(data)))
     facts = read_facts(data)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{out} cannot be written: {error.strerror}: {error.filename}") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(config_text(data, facts, out, folder, arch, weights and str(weights)))
     (width, height), many = facts.sizes.most_common(1)[0]
     train, val = facts.pictures

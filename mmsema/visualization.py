@@ -1,7 +1,7 @@
 """Pictures of objects that can be read: also small pictures, and pictures full of objects."""
 
 from functools import lru_cache
-from typing import List, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple, Union
 
 import cv2
 import matplotlib
@@ -43,15 +43,19 @@ def shades(color: Color) -> List[Color]:
     return [color, *(tuple(int(0.6 * c + 0.4 * end) for c in color) for end in (255, 0))]
 
 
-def choose_colors(labels: Sequence[int], boxes: np.ndarray, palette: Optional[Sequence[Color]]) -> List[Color]:
+def choose_colors(
+    labels: Sequence[int], boxes: np.ndarray, palette: Union[None, str, np.ndarray, Sequence[Color]]
+) -> List[Color]:
     """A colour for every object, such that neighbours differ where that is possible.
 
     Args:
         labels: the objects' classes; where all are the same, any colours, otherwise shades of the class's colour.
         boxes: (n, 4), left, top, right, bottom.
-        palette: colours of the classes; None for :data:`COLORS`.
+        palette: colours of the classes; :data:`COLORS` for None and for a text; mmdet's inferencer gives "random"
+            for classes without colours.
     """
-    palette = [tuple(color) for color in palette or COLORS]
+    named = palette is None or isinstance(palette, str) or not len(palette)
+    palette = [tuple(map(int, color)) for color in (COLORS if named else palette)]
     single = len(set(labels)) < 2
     reach = 0.25 * np.sqrt((boxes[:, 2:] - boxes[:, :2]).clip(0).prod(1))[:, None]
     low, high = boxes[:, :2] - reach, boxes[:, 2:] + reach

@@ -254,7 +254,7 @@ def test_data_that_is_not_fit_is_one_line_and_no_config(case, work):
 def test_a_place_that_cannot_be_written_to_is_one_line(work):
     make_shapes("data", dict(train=3, val=1))
     Path("notes.txt").write_text("")
-    with pytest.raises(UsageError, match=r"^notes.txt/mine.py cannot be written: .*: notes.txt$"):
+    with pytest.raises(UsageError, match=r"^out notes.txt: .*notes.txt is a file, not a folder$"):
         make_config("data", "notes.txt/mine.py")
 
 
@@ -277,6 +277,36 @@ def test_folders_are_searched_as_deep_as_it_takes(work):
     write_masks(work / "cells/stage1_test")
     with pytest.raises(UsageError, match="several folders of pictures with masks .*stage1_test, .*stage1_train"):
         make_config("cells", "again.py")
+
+
+def test_masks_of_another_kind_are_passed_over(work):
+    """A folder of that name at the top, as VOC data sets may have one, is none of one picture's masks."""
+    for name in NAMES:
+        write_voc(work / "data", name, item("cat", 5, 5, 40, 40))
+    for name in ("masks", "images", "more/masks"):
+        (work / "data" / name).mkdir(parents=True)
+    make_config("data", "mine.py")
+    assert tuple(Config.fromfile("mine.py").classes) == ("cat",)
+
+
+def test_a_validation_object_without_a_mask_makes_a_detector_of_boxes(work):
+    make_shapes("data", dict(train=3, val=2))
+    file = work / "data/annotations/instances_val.json"
+    part = content(file)
+    del part["annotations"][0]["segmentation"]
+    file.write_text(json.dumps(part))
+    make_config("data", "mine.py")
+    assert Config.fromfile("mine.py").model.type == "FasterRCNN"
+
+
+def test_annotations_to_be_ignored_need_no_box(work):
+    make_shapes("data", dict(train=3, val=2))
+    file = work / "data/annotations/instances_train.json"
+    part = content(file)
+    part["annotations"].append(dict(id=10**6, image_id=1, category_id=1, ignore=1))
+    file.write_text(json.dumps(part))
+    make_config("data", "mine.py")
+    assert Config.fromfile("mine.py").model.type == "MaskRCNN"
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,13 @@ def test_classes_keep_their_colour_and_neighbours_get_shades_of_it():
     assert colors[2] == palette[0] and colors[3] == palette[1]
 
 
+@pytest.mark.parametrize("palette", ["random", "coco", [], np.array(COLORS, np.uint8)], ids=str)
+def test_a_palette_that_is_no_list_of_colours(palette):
+    """mmdet's inferencer gives "random" where a data set names no colours."""
+    boxes = np.array([[0.0, 0, 20, 20], [210, 0, 240, 20]])
+    assert choose_colors([0, 1], boxes, palette) == list(COLORS[:2])
+
+
 @pytest.mark.parametrize("form", ["tensor", "array", "BitmapMasks"])
 def test_a_mask_is_drawn_where_it_is(form, visualizer):
     mask = np.zeros((1, 600, 600), np.uint8)

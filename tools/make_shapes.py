@@ -15,8 +15,12 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
 
     from mmsema.datasets.shapes import make_shapes
+    from mmsema.engine import UsageError
 
-    make_shapes(arguments.folder, dict(train=arguments.train, val=arguments.val), arguments.seed)
+    try:
+        make_shapes(arguments.folder, dict(train=arguments.train, val=arguments.val), arguments.seed)
+    except UsageError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

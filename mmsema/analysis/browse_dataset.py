@@ -9,7 +9,7 @@ from rich.progress import track
 
 from ..apis import PathLike, read_config
 from ..engine.config import check_data
-from ..engine.errors import UsageError
+from ..engine.errors import UsageError, require_folder
 
 SMALLEST = 224  # smaller pictures of classes are enlarged, so that the text on them can be read
 
@@ -48,6 +48,7 @@ def browse(config: PathLike, out_dir: PathLike = "outputs", number: int = 20) ->
     if cfg.get("default_scope") not in DRAW:
         raise UsageError(f"default_scope of {config} must be one of {', '.join(DRAW)}, got {cfg.get('default_scope')}")
     check_data(cfg, ["train_dataloader"])
+    require_folder("out_dir", Path(out_dir))
     init_default_scope(cfg.default_scope)
     dataset = DATASETS.build(cfg.train_dataloader.dataset)
     if cfg.default_scope == "mmdet":

@@ -73,7 +73,8 @@ def _run_detector(model: nn.Module, H: int, W: int, counter: FlopCounterMode) ->
     sample = DetDataSample(metainfo=dict(img_shape=(H, W), ori_shape=(H, W), scale_factor=(1.0, 1.0)))
     picture = torch.randint(0, 256, (3, H, W), dtype=torch.uint8)
     data = model.data_preprocessor(dict(inputs=[picture], data_samples=[sample]), False)
-    regions = _propose(model) if getattr(model, "rpn_head", None) is not None else 0
+    two_stages = getattr(model, "rpn_head", None) is not None and model.test_cfg.rpn is not None
+    regions = _propose(model) if two_stages else 0
     with counter:
         model(**data, mode="tensor")
     return tuple(data["inputs"].shape), regions

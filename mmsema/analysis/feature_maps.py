@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..apis import PathLike, load_model, read_picture
 from ..engine import UsageError
+from ..engine.errors import require_folder
 from ..models import SEMA
 from ..models.mixers import SEMAMixer
 from ..models.padding import picture_sizes
@@ -241,6 +242,8 @@ def draw_features(
     pixels = read_picture(image)
     if pixels is None:
         raise UsageError(f"{image} is not a picture that can be read")
+    folder = Path(out_dir)
+    require_folder("out_dir", folder)
     loaded = load_model(config, checkpoint, device="cpu")
     backbone = loaded.model.backbone
     mixer = backbone.stages[0][0].mixer if isinstance(backbone, SEMA) else None
@@ -251,9 +254,8 @@ def draw_features(
     if sizes is not None:  # the maps of a padded picture are those of the picture alone
         h, w = sizes[0].tolist()
         images = images[:, :, :h, :w]
-    stages, picture = run_stages(backbone, images), shown_picture(images, loaded.cfg)
-    folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    stages, picture = run_stages(backbone, images), shown_picture(images, loaded.cfg)
     paths = [folder / "stages.png", folder / "heads.png"]
     title = f"{Path(config).stem}, " + (Path(checkpoint).name if checkpoint else "random weights")
     with torch.no_grad():

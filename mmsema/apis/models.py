@@ -1,6 +1,7 @@
 """A trained detector or classifier on its host's inferencer; weights are read safely and must fit."""
 
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple, Type, Union
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
@@ -54,15 +56,28 @@ class Detector:
         return self.model.data_preprocessor(data, False)["inputs"]
 
     def annotations(self) -> dict:
-        """The content of the test set's annotation file, or an empty dict if it is not there."""
+        """The content of the test set's annotation file, or an empty dict if there is none that can be read."""
         path = Path(self.dataset.ann_file)
-        return json.loads(path.read_text()) if path.is_file() else {}
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            print_log(
+                f"{path} is not COCO's JSON; numbers of pictures and classes do not come from it",
+                "current",
+                logging.WARNING,
+            )
+            return {}
+        return content
 
     def category_ids(self, annotations: dict) -> List[int]:
         """The data set's category number of every class: of its annotation file, of COCO's classes, else 1, 2, 3..."""
         from mmdet.datasets import CocoDataset
 
-        by_name = {category["name"]: category["id"] for category in annotations.get("categories", [])}
+        by_name = {one.get("name"): one.get("id") for one in annotations.get("categories", [])}
         if set(self.classes) <= set(by_name):
             return [by_name[name] for name in self.classes]
         if self.classes == CocoDataset.METAINFO["classes"]:
@@ -135,6 +150,8 @@ def require_device(device: str) -> None:
         raise UsageError(f"device must be cpu, cuda or cuda:<number>, got {device!r}") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise UsageError(f"device {device}: torch finds no CUDA device here; leave it away or name cpu")
+    if kind == "meta":
+        raise UsageError(f"device must be cpu, cuda or cuda:<number>, got {device!r}, which holds no numbers")
 
 
 def load_model(

@@ -12,7 +12,7 @@ import numpy as np
 from rich.progress import track
 
 from ..engine.config import PathLike
-from ..engine.errors import UsageError
+from ..engine.errors import UsageError, require_folder
 from .models import Classifier, Detector, load_model
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
@@ -41,8 +41,7 @@ def list_inputs(inputs: Union[PathLike, Sequence[PathLike]]) -> Tuple[List[Path]
     videos = [path for path in pictures if path.suffix.lower() in VIDEOS]
     if videos and len(pictures) > 1:
         raise UsageError(f"a video must be the only input, got {videos[0]} and {len(pictures) - 1} more")
-    names = [path.name for path in pictures]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(path.name for path in pictures).items() if count > 1)
     if twice:
         raise UsageError(f"inputs must have different file names, got {twice[0]} twice")
     return ([], videos[0]) if videos else (pictures, None)
@@ -83,7 +82,8 @@ class _Output:
         if isinstance(model, Detector):
             annotations = model.annotations()
             self.categories = model.category_ids(annotations)
-            images = [(Path(image["file_name"]).name, image["id"]) for image in annotations.get("images", [])]
+            entries = [one for one in annotations.get("images", []) if "file_name" in one and "id" in one]
+            images = [(Path(image["file_name"]).name, image["id"]) for image in entries]
             count = Counter(name for name, _ in images)
             known = {name: number for name, number in images if count[name] == 1}
             self.ids = {name: known[name] for name in names} if set(names) <= set(known) else {}
@@ -176,6 +176,7 @@ def predict(
     folder = Path(out_dir)
     if any(path.parent.resolve() == folder.resolve() for path in pictures or filter(None, [video])):
         raise UsageError(f"out_dir {folder} holds the inputs, which would be overwritten; name another folder")
+    require_folder("out_dir", folder)
     model = load_model(config, checkpoint, device)
     folder.mkdir(parents=True, exist_ok=True)
     output = _Output(model, folder, [path.name for path in pictures], score_thr, labels, top_k)

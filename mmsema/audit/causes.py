@@ -60,6 +60,8 @@ CAUSES: Dict[str, Cause] = {
         "evaluation: an object that nobody finds",
         "drop",
     ),
+    "annotation-id-text": Cause("note", "annotation id is a text and no number", "evaluation: ValueError", "stop"),
+    "id-types": Cause("note", "ids are numbers and texts", "evaluation: TypeError, as they cannot be sorted", "stop"),
     "image-without-annotation": Cause("note", "image without annotations", "left out if filter_empty_gt, else kept"),
     "image-small": Cause("note", "image smaller than filter_cfg's min_size", "left out"),
     # boxes

@@ -51,6 +51,8 @@ def read_json(report: Report, path: str) -> Any:
     except json.JSONDecodeError as error:
         cut = error.pos >= len(error.doc.rstrip()) - 1 or error.msg.startswith("Unterminated")
         report.add("file-not-json", f"character {error.pos} of {len(error.doc)}", "cut off" if cut else error.msg)
+    except ValueError:  # of Python, for more than 4300 digits
+        report.add("file-not-coco", "a number of thousands of digits")
     except RecursionError:
         report.add("file-not-coco", "brackets nested without end")
     finally:
@@ -162,6 +164,23 @@ def _check_images(report: Report, images: List[dict]) -> Tuple[Dict[Any, int], n
     return {ids[row]: row for row in reversed(rows)}, sizes, usable, named
 
 
+def _number(value: Union[int, str]) -> Optional[float]:
+    """An id as the number that pycocotools makes of it; None where it cannot."""
+    if type(value) is int:
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return None
+
+
+def _check_types(report: Report, what: str, ids: Iterable) -> None:
+    """The evaluation sorts ids, which must be of one kind for that."""
+    first = {type(i): i for i in ids}
+    if len(first) > 1:
+        report.add("id-types", f"ids of {what}", ", ".join(map(repr, first.values())))
+
+
 def _boxes(annotations: List[dict]) -> Tuple[np.ndarray, np.ndarray]:
     """(N, 4) boxes, NaN where ``bbox`` is not four numbers, and where it is."""
     values = [annotation.get("bbox") for annotation in annotations]
@@ -217,7 +236,8 @@ def _check_annotations(
     report.add_rows("annotation-wrong", np.flatnonzero(~whole), name, lacks)
     rows = np.flatnonzero(good).tolist()
     report.add_rows("annotation-id-twice", [rows[i] for i in _twice(ids[row] for row in rows)], name)
-    report.add_rows("annotation-id-zero", [row for row in rows if ids[row] == 0], name)
+    report.add_rows("annotation-id-zero", [row for row in rows if _number(ids[row]) == 0], name)
+    report.add_rows("annotation-id-text", [row for row in rows if _number(ids[row]) is None], name)
     report.add_rows(
         "annotation-of-no-image", np.flatnonzero(whole & (image < 0)), name, lambda row: f"image_id {image_ids[row]!r}"
     )
@@ -336,11 +356,17 @@ def audit_coco(
         for image in images:
             image["file_name"] = str(image.get("coco_url", "")).replace("http://images.cocodataset.org/", "")
     category_rows, wanted = _check_categories(report, categories, classes)
-    image_rows, sizes, usable, named = _check_images(report, images)
     category_names = [category.get("name") for category in categories]
-    per_image = _check_annotations(
-        report, annotations, image_rows, sizes, category_rows, wanted, category_names, masks, poly2mask, lvis
-    )
+    try:
+        image_rows, sizes, usable, named = _check_images(report, images)
+        per_image = _check_annotations(
+            report, annotations, image_rows, sizes, category_rows, wanted, category_names, masks, poly2mask, lvis
+        )
+    except OverflowError:
+        report.add("file-not-coco", "an integer beyond 1e308")
+        return report
+    _check_types(report, "images", image_rows)
+    _check_types(report, "categories", category_rows)
     rows = np.flatnonzero(named)
     names = [images[row]["file_name"] for row in rows]
     if use == "train":

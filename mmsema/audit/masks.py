@@ -4,6 +4,7 @@ from itertools import chain
 from typing import Any, List, Optional
 
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from .report import Report, shown
 
@@ -96,10 +97,14 @@ def _check_polygons(segmentations: List[list], sizes: np.ndarray) -> tuple:
     after = np.arange(1, len(x) + 1)
     after[starts + length - 1] = starts
     dx, dy = x - np.repeat(x[starts], length), y - np.repeat(y[starts], length)
-    area = np.abs(np.add.reduceat(dx * dy[after] - dx[after] * dy, starts)) / 2
+    fan = dx * dy[after] - dx[after] * dy  # twice the triangles from the first corner
+    area = np.abs(np.add.reduceat(fan, starts)) / 2
     width, height = sizes[owner].T
     covers = (np.maximum.reduceat(x, starts) > 0) & (np.minimum.reduceat(x, starts) < width)
     covers &= (np.maximum.reduceat(y, starts) > 0) & (np.minimum.reduceat(y, starts) < height)
+    crossing = covers & (area <= LEAST_AREA) & (np.add.reduceat(np.abs(fan), starts) / 2 > LEAST_AREA)
+    for part in np.flatnonzero(crossing & ~broken[owner]):  # as a bow tie does, whose halves have opposite signs
+        area[part] = coco_mask.area(coco_mask.frPyObjects([parts[part]], int(height[part]), int(width[part])))[0]
     full = np.zeros(len(segmentations), bool)
     full[owner[covers & (area > LEAST_AREA)]] = True
     return broken, ~broken & ~full

@@ -4,7 +4,7 @@ import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -50,6 +50,15 @@ def _is_cut(path: str, image: Image.Image) -> bool:
         return file.read() != end
 
 
+def _orientation(image: Image.Image, decoder: str) -> Any:
+    """The orientation that a loader sees: EXIF's; Pillow, for its own loading, takes XMP's where EXIF has none."""
+    if decoder == "pillow":
+        return image.getexif().get(ORIENTATION, 1)
+    exif = Image.Exif()
+    exif.load(image.info.get("exif", b""))
+    return exif.get(ORIENTATION, 1)
+
+
 def probe(path: str, decode: bool = False, exif: bool = True, decoder: str = "cv2") -> Tuple[str, str, Tuple[int, int]]:
     """Cause ("" when all is well), detail, and (width, height) of a picture as the hosts' loader gives it.
 
@@ -67,7 +76,7 @@ def probe(path: str, decode: bool = False, exif: bool = True, decoder: str = "cv
                 size, detail = image.size, ""
                 asked = image.format not in OPENCV_READS and decoder != "pillow"
                 try:
-                    turn = image.getexif().get(ORIENTATION, 1) if exif and "exif" in image.info else 1
+                    turn = _orientation(image, decoder) if exif else 1
                 except Exception as error:  # Pillow raises whatever malformed EXIF data lead it to
                     if decoder == "pillow":
                         return "picture-unreadable", f"EXIF: {error}", size

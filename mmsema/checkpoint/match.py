@@ -170,8 +170,8 @@ def load_weights(model: nn.Module, checkpoint: Source, min_matched: float = 0.5,
         model: where the weights go; unchanged when anything is wrong.
         checkpoint: file, URL, or what was read from one.
         min_matched: share of the model's tensors that the checkpoint must have.
-        prefix: take only the tensors whose names start so (and cut it off); by default ``backbone.`` is removed or
-            added as needed.
+        prefix: take only the tensors of the module of this name (and cut it off), with or without a dot at its end; by
+            default ``backbone.`` is removed or added as needed.
 
     Raises:
         CheckpointError: see :func:`read_checkpoint` and :func:`match_weights`.
@@ -180,6 +180,7 @@ def load_weights(model: nn.Module, checkpoint: Source, min_matched: float = 0.5,
     if not isinstance(checkpoint, Mapping):
         checkpoint = read_checkpoint(checkpoint)
     if prefix:
+        prefix = prefix.rstrip(".") + "."
         state = find_state_dict(checkpoint, source)
         checkpoint = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
         if not checkpoint:

@@ -4,9 +4,10 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
 import mmengine
+import numpy as np
 import torch
 
 from ..version import __version__
@@ -24,6 +25,10 @@ def save_weights(
         path: where to; ends in ``.pth``.
         meta: plain data to keep beside them.
         hash_name: put ``-<first 8 hex digits of the file's SHA-256>`` before ``.pth``, as torch.hub and mim check it.
+
+    Raises:
+        ValueError: ``path`` ends otherwise.
+        CheckpointError: its folder cannot be made.
     """
     path = Path(path)
     if path.suffix != ".pth":
@@ -37,11 +42,23 @@ def save_weights(
     content = buffer.getvalue()
     if hash_name:
         path = path.with_name(f"{path.stem}-{hashlib.sha256(content).hexdigest()[:8]}.pth")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be written: {error.strerror}: {error.filename}") from None
     partial = path.with_suffix(".partial")
     partial.write_bytes(content)
     os.replace(partial, path)
     return path
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's arrays and numbers as lists and numbers, which ``weights_only=True`` reads."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
 
 def publish_model(
@@ -75,4 +92,4 @@ def publish_model(
                 if tensor.isfinite().all() and not kept[name].isfinite().all():
                     raise CheckpointError(f"{checkpoint}: {name} has {tensor.abs().max():.4g}, too large for float16")
     dataset_meta = (read.get("meta") or {}).get("dataset_meta") or {}
-    return save_weights(kept, out, {"dataset_meta": dict(dataset_meta)}, hash_name=True)
+    return save_weights(kept, out, {"dataset_meta": _plain(dataset_meta)}, hash_name=True)

@@ -69,8 +69,9 @@ def _role(file: Path, folder: Path) -> Optional[str]:
 
 
 def _mask_folder(folder: Path) -> Optional[Path]:
-    """The folder whose pictures have folders of masks, wherever below ``folder``."""
-    found = sorted({path.parent.parent for path in folder.rglob("masks") if path.is_dir()})
+    """The folder whose pictures have folders of masks, ``folder`` or one below it."""
+    pictures = [path.parent for path in folder.rglob("masks") if path.is_dir() and (path.parent / "images").is_dir()]
+    found = sorted({path.parent for path in pictures if path != folder})
     if len(found) > 1:
         names = ", ".join(map(str, found))
         raise ConversionError(f"{folder} has several folders of pictures with masks ({names}); name one of them")

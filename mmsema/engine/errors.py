@@ -1,6 +1,8 @@
 """What the person at the terminal can mend."""
 
-from typing import Sequence
+import os
+from pathlib import Path
+from typing import Optional, Sequence
 
 
 class UsageError(Exception):
@@ -13,3 +15,19 @@ class ConfigFaults(UsageError):
     def __init__(self, lines: Sequence[str]) -> None:
         super().__init__("\nerror: ".join(lines))
         self.lines = list(lines)
+
+
+def problem_of_folder(folder: Path) -> Optional[str]:
+    """Why nothing can be written to a folder, which need not exist yet; None if it can."""
+    folder = folder.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
+    if not there.is_dir():
+        return f"{there} is a file, not a folder"
+    return None if os.access(there, os.W_OK | os.X_OK) else f"{there} cannot be written to"
+
+
+def require_folder(argument: str, folder: Path) -> None:
+    """Raise :class:`UsageError` where nothing could be written to ``folder``; it is not made yet."""
+    problem = problem_of_folder(folder)
+    if problem:
+        raise UsageError(f"{argument} {folder}: {problem}")

@@ -4,6 +4,7 @@ import fcntl
 import importlib
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -61,7 +62,7 @@ def make_run(name: str, row_name: str, seed: int, work_dir: Path, quick: bool) -
     return Run(name, row_name, seed, row.config or table.config, " ".join(" ".join(parts).split()), folder, tested)
 
 
-def every_nth(run: Run, table: Table) -> str:
+def every_nth(run: Run, table: Table) -> List[str]:
     """Options that leave of a detector's test pictures the first of every so many."""
     dataset = read_config(run.config).test_dataloader.dataset
     root = Path(dataset.data_root)
@@ -77,7 +78,7 @@ def every_nth(run: Run, table: Table) -> str:
         "dataloader.dataset.data_prefix.img": root / dataset.data_prefix.img,
         "evaluator.ann_file": file,
     }
-    return " ".join(f"test_{key}={value}" for key, value in options.items())
+    return [f"test_{key}={value}" for key, value in options.items()]
 
 
 def scalars(folder: Path) -> Iterator[Dict[str, Any]]:
@@ -116,7 +117,11 @@ def last_checkpoint(folder: Path) -> str:
 
 def versions(run: Run) -> Line:
     root = data_folder()
-    commit = subprocess.run(["git", "-C", root, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    try:
+        describe = ["git", "-C", root, "describe", "--always", "--dirty"]
+        commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
+    except OSError:  # without git
+        commit = ""
     config = read_config(run.config)
     host = config.get("default_scope", "mmengine")
     found = environment("cpu")
@@ -124,7 +129,7 @@ def versions(run: Run) -> Line:
         "torch": found["torch"],
         "host": f"{host} {importlib.import_module(host).__version__}",
         "device": found["device"],
-        "commit": commit.stdout.strip(),
+        "commit": commit,
     }
 
 
@@ -186,7 +191,7 @@ class Runner:
         if run.tested:
             command = run.test_command(self._checkpoint(run.tested))
             if table.every > 1 and not self.quick:
-                command += every_nth(run, table).split()
+                command += every_nth(run, table)
         else:
             command = run.train_command()
         text = shlex.join(["python", *command])
@@ -208,7 +213,10 @@ class Runner:
             self.versions[run.config] = versions(run)
         numbers = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in costs.items()}
         names = dict(row=run.row, seed=run.seed)
-        usual = text.replace(str(self.work_dir), "work_dirs/evidence")  # a results file goes to other machines
+        # a results file goes to other machines
+        own = re.compile(rf"^([\w.]+=)?{re.escape(str(self.work_dir))}(?=/)")
+        arguments = [own.sub(lambda found: (found[1] or "") + "work_dirs/evidence", part) for part in command[1:]]
+        usual = shlex.join(["python", command[0], *arguments])
         about = dict(self.versions[run.config], config=run.config, options=run.options, command=usual)
         line = {key: str(value) for key, value in {**names, **metrics, **numbers, **about}.items()}
         append_line(self.out_dir / f"{run.table}.csv", line)

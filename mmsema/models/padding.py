@@ -161,12 +161,13 @@ class Layers(nn.Sequential):
     """Convolutions, BatchNorm and ReLU in a row, on maps (B, C, H, W) that are 0 outside the pictures.
 
     ``sizes`` are those of the map that comes in. What comes out is 0 outside where a ReLU is the last layer. With
-    ``sizes``, a layer of another kind (put in place of one of these by a wrapper) raises a TypeError.
+    ``sizes``, a layer of another kind (put in place of one of these by a wrapper) raises a TypeError; the Identity that
+    mmcv's ``fuse_conv_bn`` leaves for a BatchNorm does not.
     """
 
     def forward(self, x: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         for layer in self:
-            if sizes is not None and not isinstance(layer, (nn.Conv2d, _BatchNorm, nn.ReLU)):
+            if sizes is not None and not isinstance(layer, (nn.Conv2d, _BatchNorm, nn.ReLU, nn.Identity)):
                 raise TypeError(
                     "pictures of different sizes need nn.Conv2d, nn.BatchNorm2d or nn.SyncBatchNorm, and nn.ReLU in "
                     f"the stem and between stages, got {type(layer).__name__} from {type(layer).__module__}: let FSDP "

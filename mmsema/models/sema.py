@@ -122,10 +122,11 @@ def _parse_mixer(mixer: str, averaging: str) -> Callable[[int, int, int], Mixer]
 
 def _loud(init_cfg: Any) -> Any:
     """Have ``type='Pretrained'`` mean ours, which raises where mmengine's goes on with what little it loaded."""
-    if isinstance(init_cfg, (list, tuple)):
-        return [_loud(cfg) for cfg in init_cfg]
+    ours = "mmsema.Pretrained"
+    if isinstance(init_cfg, (list, tuple)):  # weights come last, as with mmengine, which knows its own by their type
+        return sorted(map(_loud, init_cfg), key=lambda cfg: isinstance(cfg, dict) and cfg.get("type") == ours)
     if isinstance(init_cfg, dict) and init_cfg.get("type") == "Pretrained":
-        return dict(init_cfg, type="mmsema.Pretrained")
+        return dict(init_cfg, type=ours)
     return init_cfg
 
 

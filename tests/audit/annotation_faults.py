@@ -153,6 +153,35 @@ def annotation_numbers_from_zero(content):
 
 
 @json_fault(
+    "annotation-id-zero",
+    "annotation of number 0, which pycocotools never finds: annotation 0; 6 in all, also annotation 00, "
+    "annotation 000, annotation 0000, annotation 00000, ...",
+    6,
+    use="evaluate",
+)
+def annotation_numbers_of_zeros(content):
+    for i, entry in enumerate(content["annotations"], 1):
+        entry["id"] = "0" * i
+
+
+@json_fault("annotation-id-text", "annotation id is a text and no number: annotation 7f3a-11", use="evaluate")
+def annotation_id_is_a_text(content):
+    find(content, 11)["id"] = "7f3a-11"
+
+
+@json_fault("id-types", "ids are numbers and texts: ids of images ('four', 1)", use="evaluate")
+def image_ids_of_two_kinds(content):
+    content["images"][3]["id"] = "four"
+    for entry in content["annotations"]:
+        entry["image_id"] = {4: "four"}.get(entry["image_id"], entry["image_id"])
+
+
+@json_fault("file-not-coco", "JSON is not a COCO annotation file: an integer beyond 1e308")
+def box_beyond_all_numbers(content):
+    find(content, 11)["bbox"][0] = 10**400
+
+
+@json_fault(
     "set-empty",
     "nothing is left to use: 4 of 4 images, 0 of 6 annotations (image without annotations: 1, "
     "bbox narrower than a pixel: 6)",

@@ -18,7 +18,7 @@ from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from old_torch import needs_mmseg
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from planting import (
     CLASSES,
     MAKE,
@@ -170,6 +170,45 @@ def test_a_size_is_the_loaders(name, decoder, flag, tmp_path):
     loaded = mmcv.imfrombytes((tmp_path / name).read_bytes(), flag=flag, backend=decoder)
     found = pictures.probe(str(tmp_path / name), exif=flag != "unchanged", decoder=decoder)
     assert found[0] == "" and found[2] == loaded.shape[1::-1]
+
+
+@pytest.mark.parametrize("exif", [False, True], ids=["XMP alone", "beside EXIF without one"])
+@pytest.mark.parametrize("decoder", ["cv2", "pillow"])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp"])
+def test_an_orientation_in_xmp_is_pillows_alone(name, decoder, exif, tmp_path):
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    tags = Image.Exif()
+    tags[0x010F] = "maker"
+    options = dict(exif=tags) if exif else {}
+    if name == "a.png":
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+        options["pnginfo"] = info
+    else:
+        options["xmp"] = xmp
+    Image.new("RGB", (20, 10)).save(tmp_path / name, **options)
+    loaded = mmcv.imfrombytes((tmp_path / name).read_bytes(), backend=decoder)
+    assert pictures.probe(str(tmp_path / name), decoder=decoder)[2] == loaded.shape[1::-1]
+
+
+def test_a_polygon_that_crosses_itself_covers_its_halves(tmp_path):
+    """As pycocotools fills it, though the halves' signs cancel; a line there and back covers nothing."""
+    make_coco(tmp_path)
+    file = tmp_path / "train.json"
+    content = json.loads(file.read_text())
+    content["annotations"][0]["segmentation"] = [[4, 4, 24, 20, 24, 4, 4, 20]]
+    file.write_text(json.dumps(content))
+    assert audit("coco", tmp_path).stops == []
+    content["annotations"][0]["segmentation"] = [[4, 4, 24, 4, 24, 20, 24, 4]]
+    file.write_text(json.dumps(content))
+    assert audit("coco", tmp_path).counts["mask-empty"] == 1
+
+
+def test_a_number_of_thousands_of_digits(tmp_path):
+    make_coco(tmp_path)
+    file = tmp_path / "train.json"
+    file.write_text(file.read_text().replace('"id": 11', '"id": ' + "1" * 5000))
+    assert audit("coco", tmp_path).counts == {"file-not-coco": 1}
 
 
 def test_a_tiff_that_opencv_reads_as_it_is_but_not_in_colours(tmp_path):

@@ -235,10 +235,14 @@ def test_init_cfg_pretrained_is_loud(tmp_path):
     torch.save(dict(state_dict={"backbone." + k: v for k, v in source.state_dict().items()}), tmp_path / "good.pth")
     torch.save(dict(state_dict={"a": torch.zeros(1)}), tmp_path / "bad.pth")
     config = dict(type="mmsema.SEMA", arch=SMALL)
-    for extra in ({}, dict(prefix="backbone.")):
-        model = MODELS.build(
-            dict(config, init_cfg=dict(type="Pretrained", checkpoint=str(tmp_path / "good.pth"), **extra))
-        )
+    good = dict(type="Pretrained", checkpoint=str(tmp_path / "good.pth"))
+    for init_cfg in (
+        good,
+        dict(good, prefix="backbone."),
+        dict(good, prefix="backbone"),
+        [good, dict(type="TruncNormal", layer="Linear", std=0.02)],  # weights come last, as in mmengine
+    ):
+        model = MODELS.build(dict(config, init_cfg=init_cfg))
         model.init_weights()
         assert same(model.state_dict(), source.state_dict())
     model = MODELS.build(dict(config, init_cfg=[dict(type="Pretrained", checkpoint=str(tmp_path / "bad.pth"))]))

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -21,3 +22,19 @@ def test_in_float16(tmp_path):
     torch.save(dict(state_dict=state), trained)
     with pytest.raises(CheckpointError, match=r"norm0.bias has 7e\+04, too large for float16"):
         publish_model(trained, tmp_path / "sema.pth", half=True)
+
+
+def test_numpy_in_the_data_sets_facts_is_read_by_all(tmp_path):
+    trained, palette = tmp_path / "epoch_1.pth", np.array([[1, 2, 3], [4, 5, 6]], np.uint8)
+    meta = dict(dataset_meta=dict(classes=("a", "b"), palette=palette, more=[np.float32(0.5), {"n": np.int64(3)}]))
+    torch.save(dict(state_dict=dict(a=torch.zeros(2)), meta=meta), trained)
+    published = torch.load(publish_model(trained, tmp_path / "sema.pth"), weights_only=True)
+    expected = dict(classes=("a", "b"), palette=[[1, 2, 3], [4, 5, 6]], more=[0.5, {"n": 3}])
+    assert published["meta"]["dataset_meta"] == expected
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "notes.txt").write_text("")
+    torch.save(dict(state_dict=dict(a=torch.zeros(2))), tmp_path / "epoch_1.pth")
+    with pytest.raises(CheckpointError, match="cannot be written: .*notes.txt"):
+        publish_model(tmp_path / "epoch_1.pth", tmp_path / "notes.txt/sema.pth")

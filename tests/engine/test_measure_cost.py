@@ -34,3 +34,6 @@ def test_scalars():
     if sys.platform.startswith("linux"):
         assert 100 < written.pop("cost/memory_mb") < 20_000
     assert written == {"cost/iterations": 7, "cost/parameters": 21, "cost/backbone_parameters": 16, "step": 7}
+    del model["backbone"]  # semi-supervised models hold theirs elsewhere
+    hook.after_train_epoch(runner)
+    assert written["cost/parameters"] == 5

@@ -1,6 +1,7 @@
 """The runner of the tables: order, what is skipped, kills, failures, two processes; training is played by a script."""
 
 import csv
+import json
 import multiprocessing
 import os
 import runpy
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmsema.evidence import run as module
+from mmsema.evidence.run import versions  # as it is: the fixture replaces the module's
 from mmsema.evidence.store import append_line, read_lines
 from mmsema.evidence.tables import TABLES, Row, Table
 
@@ -288,3 +291,30 @@ def test_results_name_no_folder_of_this_machine(project, monkeypatch, tmp_path):
     commands = [line["command"] for line in read_lines(Path("results/tiny.csv"))]
     assert commands and all("--work-dir work_dirs/evidence/tiny/" in one for one in commands)
     assert not any(str(tmp_path) in one for one in commands)
+
+
+@pytest.mark.parametrize("folder", ["tools", "train", "with space"])
+def test_a_work_folder_of_any_name(project, monkeypatch, folder):
+    assert evidence(monkeypatch, "--seeds", 0, "--work-dir", folder) == 0
+    commands = [line["command"] for line in read_lines(Path("results/tiny.csv"))]
+    assert all(one.startswith("python tools/train.py tiny --work-dir work_dirs/evidence/tiny/") for one in commands)
+
+
+def test_results_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    line = versions(module.make_run("nuclei", "sema", 0, Path("work"), False))
+    assert line["commit"] == "" and line["host"].startswith("mmdet ")
+
+
+def test_a_part_of_the_pictures_in_a_folder_with_a_space(tmp_path, monkeypatch):
+    dataset = SimpleNamespace(data_root=str(tmp_path), ann_file="a.json", data_prefix=SimpleNamespace(img="all"))
+    cfg = SimpleNamespace(test_dataloader=SimpleNamespace(dataset=dataset))
+    monkeypatch.setattr(module, "read_config", lambda config: cfg)
+    images = [dict(id=i) for i in range(5)]
+    (tmp_path / "a.json").write_text(json.dumps(dict(images=images, annotations=[dict(image_id=i) for i in range(5)])))
+    run = module.Run("t", "a", 0, "tiny", "", tmp_path / "with space")
+    run.folder.mkdir()
+    options = module.every_nth(run, SimpleNamespace(every=3))
+    assert f"test_evaluator.ann_file={run.folder}/pictures.json" in options
+    left = json.loads((run.folder / "pictures.json").read_text())
+    assert [one["id"] for one in left["images"]] == [one["image_id"] for one in left["annotations"]] == [0, 3]

@@ -319,6 +319,20 @@ def test_a_wrapped_layer_is_named():
         net(torch.ones(1, 3, 8, 8), torch.tensor([[8, 6]], dtype=torch.int32))
 
 
+def test_fused_batch_norms():
+    """mmcv leaves an Identity for each."""
+    from mmcv.cnn import fuse_conv_bn
+
+    model, x = build(dtype=torch.float64), torch.randn(2, 3, 70, 90, dtype=torch.float64)
+    sizes = torch.tensor([(70, 61), (33, 90)], dtype=torch.int32)
+    with torch.no_grad():
+        expected = model(x, sizes)
+        actual = fuse_conv_bn(model)(x, sizes)
+    assert any(isinstance(layer, nn.Identity) for layer in model.stem.modules())
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("value", ["0", True, (0, 0, 0)])
 def test_wrong_pad_value_is_named(value):
     with pytest.raises(TypeError, match="pad_value must be a number or None, got "):

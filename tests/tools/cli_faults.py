@@ -89,6 +89,31 @@ FAULTS: List[Fault] = [
     Fault(
         "device that is none", "mmsema", "sema-pico_digits {tmp}/page.pth {tmp}/a.jpg --device gpu", ("'gpu'", "cuda")
     ),
+    Fault("device of no numbers", "mmsema", "sema-pico_digits {tmp}/page.pth {tmp}/a.jpg --device meta", ("'meta'",)),
+    Fault(
+        "pictures to no folder",
+        "mmsema",
+        "sema-pico_digits {tmp}/page.pth {tmp}/a.jpg --out-dir {tmp}/notes.txt/out",
+        ("out_dir", "notes.txt is a file, not a folder"),
+    ),
+    Fault(
+        "graph to no folder",
+        "export",
+        "{digits} --format torchscript --out {tmp}/notes.txt/a.pt",
+        ("notes.txt is a file, not a folder",),
+    ),
+    Fault(
+        "training pictures to no folder",
+        "browse_dataset",
+        "{digits} --out-dir {tmp}/notes.txt",
+        ("notes.txt is a file, not a folder",),
+    ),
+    Fault(
+        "weights to no folder",
+        "publish_model",
+        "{tmp}/weights.pth {tmp}/notes.txt/a.pth",
+        ("notes.txt/a-", "cannot be written"),
+    ),
     Fault("config to count that is not there", "get_flops", "{tmp}/nowhere.py", ("nowhere.py is not a file",)),
     Fault(
         "config to check with a fault",

@@ -14,6 +14,8 @@ TOOLS = dict(
     mmsema="mmsema/__main__.py",
     get_flops="tools/analysis_tools/get_flops.py",
     check_config="tools/analysis_tools/check_config.py",
+    browse_dataset="tools/analysis_tools/browse_dataset.py",
+    export="tools/deployment/export.py",
     publish_model="tools/model_converters/publish_model.py",
 )
 

@@ -1,8 +1,9 @@
 """Whether a run may write to its work folder."""
 
-import os
 from pathlib import Path
 from typing import List, Optional
+
+from ..errors import problem_of_folder
 
 
 def problem_of_work_dir(work_dir: str, saved: List[Path], resume: bool) -> Optional[str]:
@@ -15,12 +16,9 @@ def problem_of_work_dir(work_dir: str, saved: List[Path], resume: bool) -> Optio
     """
     if not work_dir:
         return "work_dir must name a folder, got ''"
-    folder = Path(work_dir).absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists() or path.is_symlink())
-    if not there.is_dir():
-        return f"work_dir {work_dir}: {there} is a file, not a folder"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"work_dir {work_dir}: {there} cannot be written to"
+    problem = problem_of_folder(Path(work_dir))
+    if problem:
+        return f"work_dir {work_dir}: {problem}"
     if saved and not resume:
         names = ", ".join(path.name for path in saved[:3]) + (", ..." if len(saved) > 3 else "")
         return (

@@ -53,7 +53,8 @@ class MeasureCost(Hook):
             memory_mb=_peak_mb(),
             iterations=runner.iter,
             parameters=sum(p.numel() for p in model.parameters()),
-            backbone_parameters=sum(p.numel() for p in model.backbone.parameters()),
         )
+        if hasattr(model, "backbone"):
+            scalars["backbone_parameters"] = sum(p.numel() for p in model.backbone.parameters())
         values = {f"cost/{key}": value for key, value in scalars.items() if value is not None}
         runner.visualizer.add_scalars(values, step=runner.iter)
