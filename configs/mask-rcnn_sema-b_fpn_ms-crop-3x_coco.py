@@ -1,6 +1,6 @@
 # Mask R-CNN, SEMA-B, 3x schedule, multi-scale training.
 # Paper's row: none, this size is ours. Our row: not run. GPU memory and hours: not measured.
-# python tools/train.py configs/mask-rcnn_sema-b_fpn_ms-crop-3x_coco.py
+# tools/dist_train.sh configs/mask-rcnn_sema-b_fpn_ms-crop-3x_coco.py 8
 _base_ = "./mask-rcnn_sema-t_fpn_ms-crop-3x_coco.py"
 
 model = dict(

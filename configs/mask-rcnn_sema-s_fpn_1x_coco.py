@@ -1,6 +1,6 @@
 # Mask R-CNN, SEMA-S, 1x schedule.
 # Paper's row: none, this size is ours. Our row: not run. GPU memory and hours: not measured.
-# python tools/train.py configs/mask-rcnn_sema-s_fpn_1x_coco.py
+# tools/dist_train.sh configs/mask-rcnn_sema-s_fpn_1x_coco.py 8
 _base_ = "./mask-rcnn_sema-t_fpn_1x_coco.py"
 
 model = dict(backbone=dict(arch="small"))

@@ -1,6 +1,6 @@
 # Mask R-CNN, SEMA-T, 1x schedule.
 # Paper's row: none that we know of. Our row: not run. GPU memory and hours: not measured.
-# python tools/train.py configs/mask-rcnn_sema-t_fpn_1x_coco.py
+# tools/dist_train.sh configs/mask-rcnn_sema-t_fpn_1x_coco.py 8
 _base_ = [
     "mmdet::_base_/models/mask-rcnn_r50_fpn.py",
     "mmdet::_base_/datasets/coco_instance.py",

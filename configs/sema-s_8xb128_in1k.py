@@ -1,6 +1,6 @@
 # ImageNet-1k classification, SEMA-S, 300 epochs at batch 8 x 128 = 1024.
 # Paper's row: none, this size is ours. Our row: not run. GPU memory and hours: not measured.
-# python tools/train.py configs/sema-s_8xb128_in1k.py
+# tools/dist_train.sh configs/sema-s_8xb128_in1k.py 8
 _base_ = "./sema-t_8xb128_in1k.py"
 
 model = dict(backbone=dict(arch="small", drop_path_rate=0.3))

@@ -1,6 +1,6 @@
 # ImageNet-1k classification, SEMA-T, 300 epochs at batch 8 x 128 = 1024.
 # Paper's row: 83.7 % top-1. Our row: not run. GPU memory and hours: not measured.
-# python tools/train.py configs/sema-t_8xb128_in1k.py
+# tools/dist_train.sh configs/sema-t_8xb128_in1k.py 8
 _base_ = [
     "mmpretrain::_base_/models/swin_transformer/tiny_224.py",
     "mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py",

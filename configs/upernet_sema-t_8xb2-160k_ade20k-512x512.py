@@ -1,6 +1,6 @@
 # UPerNet, SEMA-T, ADE20K at 512 x 512, 160,000 iterations at batch 8 x 2 = 16.
 # Paper's row: none that we know of. Our row: not run. GPU memory and hours: not measured.
-# python tools/train.py configs/upernet_sema-t_8xb2-160k_ade20k-512x512.py
+# tools/dist_train.sh configs/upernet_sema-t_8xb2-160k_ade20k-512x512.py 8
 _base_ = [
     "mmseg::_base_/models/upernet_swin.py",
     "mmseg::_base_/datasets/ade20k.py",

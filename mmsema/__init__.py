@@ -13,8 +13,8 @@ if "mmsema.collect_env" not in sys.orig_argv:
     except ImportError as error:
         raise ImportError(
             "mmsema needs mmengine and found none that imports. Install one of the two stacks:\n"
-            '  pip install "mmsema[onedl]"      maintained forks, recommended\n'
-            '  pip install "mmsema[openmmlab]"  the official packages\n'
+            '  pip install ".[onedl]"      maintained forks, recommended\n'
+            '  pip install ".[openmmlab]"  the official packages\n'
             "or ask what is wrong with this environment: python -m mmsema.collect_env"
         ) from error
 

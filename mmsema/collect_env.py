@@ -121,13 +121,13 @@ def problems() -> List[str]:
     if onedl and openmmlab:
         found.append(
             f"both stacks are installed and overwrite each other's files: uninstall {' '.join(onedl + openmmlab)}, "
-            "then install one: pip install 'mmsema[onedl]' or 'mmsema[openmmlab]'"
+            "then install one: pip install '.[onedl]' or '.[openmmlab]'"
         )
     for name in MMCV_WITHOUT_OPERATORS:
         if name in installed:
             found.append(f"{name} takes mmcv's place and lacks its operators: uninstall it, then install mmcv")
     if not onedl and not openmmlab:
-        found.append("no OpenMMLab package is installed: pip install 'mmsema[onedl]' (or 'mmsema[openmmlab]')")
+        found.append("no OpenMMLab package is installed: pip install '.[onedl]' (or '.[openmmlab]')")
         return found
     hosts = [name for name in ("mmdet", "mmpretrain", "mmseg") if any(pair in installed for pair in HOSTS[name])]
     if not hosts:

@@ -138,7 +138,7 @@ def export(module: nn.Module, out: PathLike, format: str) -> None:
         raise UsageError(f"--out must end in {SUFFIXES[format]} for --format {format}, got {out}")
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if format == "onnx" and find_spec(name) is None]
     if missing:
-        raise UsageError(f'--format onnx needs {", ".join(missing)}, not installed: pip install "mmsema[export]"')
+        raise UsageError(f'--format onnx needs {", ".join(missing)}, not installed: pip install ".[export]"')
     require_folder("--out", out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), torch.no_grad(), use_backend("padded"):

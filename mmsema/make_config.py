@@ -256,7 +256,12 @@ def make_config(
     except OSError as error:
         raise UsageError(f"{error.filename or folder}: {error.strerror or error}") from None
     lines = [*data.lines, *(f"left out: {problem}" for problem in data.problems)]
-    lines += audit(data, masks=all(one.get("segmentation") for one in _objects(data)))
+    objects = _objects(data)
+    bare = [one.get("id") for one in objects if not one.get("segmentation")]
+    if 0 < len(bare) < len(objects):
+        some = f"{len(bare)} of {len(objects)} objects have no mask (the first: annotation {bare[0]})"
+        lines.append(f"{some}, so boxes alone are learnt")
+    lines += audit(data, masks=not bare)
     facts = read_facts(data)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(config_text(data, facts, out, folder, arch, weights and str(weights)))

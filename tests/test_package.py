@@ -178,4 +178,4 @@ def test_mim_refuses_code_and_publishes(with_wheel, tmp_path):
 def test_without_mmengine_the_error_says_both_install_lines(tmp_path):
     code = "import sys; sys.modules['mmengine'] = None; import mmsema"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert 'pip install "mmsema[onedl]"' in done.stderr and 'pip install "mmsema[openmmlab]"' in done.stderr
+    assert 'pip install ".[onedl]"' in done.stderr and 'pip install ".[openmmlab]"' in done.stderr

@@ -104,7 +104,7 @@ def _split_coco(part: Part, folder: Path) -> Tuple[Part, Part]:
 
 
 def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
-    roles = {}
+    roles, unused = {}, []
     for file in files:
         roles.setdefault(_role(file, folder) if len(files) > 1 else "train", []).append(file)
     for role, found in roles.items():
@@ -117,12 +117,14 @@ def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
                 f"{folder} has several annotation files ({names}); leave one with train and one with val"
             )
         roles[role] = best
+        unused += [file for file in found if file not in best]
     if "train" not in roles:
         raise ConversionError(f"{folder} has no annotation file with train in its name: {', '.join(map(str, files))}")
     read = {role: Part(file, folder, _read_coco(file)) for role, (file,) in roles.items()}
     for part in read.values():
         part.pictures = _picture_folder(part.file, part.content, folder)
     lines = [f"{part.file}: {len(part.content['images'])} pictures" for part in read.values()]
+    lines += [f"{file}: not used, as there is {read['val'].file}" for file in unused]
     if "val" not in read:
         read["train"], read["val"] = _split_coco(read["train"], folder)
         lines += [f"{part.file}: {len(part.content['images'])} of them" for part in read.values()]

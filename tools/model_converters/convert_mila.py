@@ -20,10 +20,10 @@ def main() -> None:
     try:
         read = read_checkpoint(arguments.checkpoint)
         state = convert_mila(read)
+        path = save_weights(state, arguments.out)
     except CheckpointError as error:
         print(f"error: {arguments.checkpoint}: {error}", file=sys.stderr)
         sys.exit(2)
-    path = save_weights(state, arguments.out)
     left_out = len(find_state_dict(read)) - len(state)
     print(f"{path}: {len(state)} tensors of the backbone; {left_out} left out (heads, RoPE tables, which are computed)")
 
