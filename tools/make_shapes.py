@@ -15,12 +15,11 @@ def main() -> None:
             parser.error(f"--{name} must be at least 1, got {getattr(arguments, name)}")
 
     from mmsema.datasets.shapes import make_shapes
-    from mmsema.engine import UsageError
 
     try:
         make_shapes(arguments.folder, dict(train=arguments.train, val=arguments.val), arguments.seed)
-    except UsageError as error:
-        parser.error(str(error))
+    except OSError as error:
+        parser.error(f"{error.filename or arguments.folder}: {error.strerror or error}")
 
 
 if __name__ == "__main__":
