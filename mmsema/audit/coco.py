@@ -236,8 +236,9 @@ def _check_annotations(
     report.add_rows("annotation-wrong", np.flatnonzero(~whole), name, lacks)
     rows = np.flatnonzero(good).tolist()
     report.add_rows("annotation-id-twice", [rows[i] for i in _twice(ids[row] for row in rows)], name)
-    report.add_rows("annotation-id-zero", [row for row in rows if _number(ids[row]) == 0], name)
-    report.add_rows("annotation-id-text", [row for row in rows if _number(ids[row]) is None], name)
+    numbers = [(row, _number(ids[row])) for row in rows]
+    report.add_rows("annotation-id-zero", [row for row, number in numbers if number == 0], name)
+    report.add_rows("annotation-id-text", [row for row, number in numbers if number is None], name)
     report.add_rows(
         "annotation-of-no-image", np.flatnonzero(whole & (image < 0)), name, lambda row: f"image_id {image_ids[row]!r}"
     )
