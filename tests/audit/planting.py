@@ -1,7 +1,8 @@
 """Planted faults: real files with one thing wrong each, and the line that the audit must give.
 
 ``FAULTS`` has them by name. ``fault.plant(root)`` makes a clean set below ``root`` and spoils it, ``fault.audit(root)``
-audits it, and ``fault.is_named(root, report)`` says whether the report is exactly as it must be.
+audits it, and ``fault.is_named(root, report)`` says whether the report is exactly as it must be. ``dataset`` and
+``config`` name the clean sets, edited or not, as a config does.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional
 
 import numpy as np
+from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as coco_mask
 
@@ -152,3 +154,24 @@ def json_fault(cause: str, line: str, count: int = 1, **settings) -> Callable:
 
 def find(content: dict, number: int) -> dict:
     return next(entry for entry in content["annotations"] if entry["id"] == number)
+
+
+def edit(root: Path, change) -> None:
+    content = json.loads((root / "train.json").read_text())
+    change(content)
+    (root / "train.json").write_text(json.dumps(content))
+
+
+def dataset(root: Path, kind: str, **settings) -> dict:
+    if kind == "coco":
+        prefix, metainfo = dict(img="images/"), dict(classes=CLASSES)
+        named = dict(data_root=str(root), ann_file="train.json", data_prefix=prefix, metainfo=metainfo)
+        return dict(dict(type="mmdet.CocoDataset", **named), **settings)
+    if kind == "pairs":
+        prefix, metainfo = dict(img_path="img", seg_map_path="map"), dict(classes=CLASSES)
+        return dict(type="mmseg.BaseSegDataset", data_root=str(root), data_prefix=prefix, metainfo=metainfo, **settings)
+    return dict(dict(type="mmpretrain.CustomDataset", data_prefix=str(root / "train"), ann_file=""), **settings)
+
+
+def config(scope: str, **loaders) -> Config:
+    return Config(dict(default_scope=scope, **{f"{key}_dataloader": dict(dataset=v) for key, v in loaders.items()}))

@@ -84,7 +84,6 @@ def test_two_processes_stop_together(tmp_path):
 def test_the_tool(name, code, words, tmp_path, monkeypatch, capsys):
     FAULTS[name].plant(tmp_path)
     (tmp_path / "config.py").write_text(CONFIG.format(root=tmp_path))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", [TOOL, str(tmp_path / "config.py")])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(TOOL, run_name="__main__")
@@ -112,7 +111,6 @@ def test_the_tool_names_sets_that_it_did_not_look_at(parts, code, last, tmp_path
     voc = dict(_delete_=True, type="VOCDataset", metainfo=dict(classes=CLASSES))
     lines = [f'{part}_dataloader["dataset"] = {voc}' for part in parts]
     (tmp_path / "config.py").write_text(CONFIG.format(root=tmp_path) + "\n".join(lines))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "argv", [TOOL, str(tmp_path / "config.py")])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(TOOL, run_name="__main__")

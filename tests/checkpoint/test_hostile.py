@@ -1,9 +1,7 @@
 """Checkpoints that would run code or delete files: each is shown to do so without our reader, then to do nothing."""
 
 import argparse
-import http.server
 import os
-import threading
 import warnings
 from contextlib import suppress
 from functools import partial
@@ -16,13 +14,11 @@ from mmengine.config import Config
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import FlexibleRunner, Runner, load_checkpoint
-from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from torch import nn
 
 import mmsema.apis
 from mmsema.checkpoint import CheckpointError, convert_mila, load_weights, publish_model, read, read_checkpoint
-from mmsema.checkpoint.hosts import load_from_mmsema
 from mmsema.engine import test as run_test
 from mmsema.engine import train as run_train
 
@@ -171,29 +167,6 @@ def test_scripts_are_refused(old_torch, canary, tmp_path, monkeypatch):
     assert canary.exists()
 
 
-@pytest.fixture
-def without_guard(monkeypatch) -> Callable:
-    """Call it to have mmengine read files as it does without us."""
-    schemes = {"": mmengine_checkpoint.load_from_local, "http": mmengine_checkpoint.load_from_http}
-    schemes["torchvision://"] = mmengine_checkpoint.load_from_torchvision
-    monkeypatch.setattr(torch.serialization, "_default_to_weights_only", lambda module: False, raising=False)
-    return lambda: monkeypatch.setattr(CheckpointLoader, "_schemes", dict(sorted(schemes.items(), reverse=True)))
-
-
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """An HTTP server on ``tmp_path``, which also is mmengine's source of torchvision's models; yields its address."""
-    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{running.server_address[1]}/hostile.pth"
-        monkeypatch.setattr(mmengine_checkpoint, "get_torchvision_models", lambda: dict(resnet18=address))
-        yield address
-        running.shutdown()
-
-
 def initialize(settings: dict, scope: str, file: Path) -> None:
     init_default_scope(scope)
     MODELS.build(dict(settings, init_cfg=dict(type="Pretrained", checkpoint=str(file)))).init_weights()
@@ -287,54 +260,6 @@ def test_downloads_are_read_alike(name, server, trained, canary, tmp_path, witho
     without_guard()
     load_checkpoint(nn.Linear(1, 1), name)
     assert canary.exists()
-
-
-def test_downloads_are_kept_where_mmengine_keeps_them(server, tmp_path, without_guard):
-    weights = dict(weight=torch.ones(1, 1), bias=torch.zeros(1))
-    torch.save(weights, tmp_path / "hostile.pth")
-    assert read_checkpoint(server).keys() == weights.keys()
-    (tmp_path / "hostile.pth").unlink()  # from now on the server has nothing
-    assert read_checkpoint(server).keys() == weights.keys()
-    (tmp_path / "torch/hub/checkpoints/other.pth").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"\(kept as .*; remove that to download it again\) .* it is empty"):
-        read_checkpoint(server.replace("hostile", "other"))
-    with pytest.raises(CheckpointError, match="cannot be downloaded to .*/torch/hub/checkpoints/third.pth: HTTP"):
-        read_checkpoint(server.replace("hostile", "third"))
-    without_guard()
-    assert load_checkpoint(nn.Linear(1, 1), server).keys() == weights.keys()
-
-
-def test_a_download_that_ends_early_is_not_kept(server, tmp_path, monkeypatch):
-    torch.save(dict(weight=torch.ones(100)), tmp_path / "hostile.pth")
-    content, lengths = (tmp_path / "hostile.pth").read_bytes(), [500, None]
-    monkeypatch.setattr(
-        torch.hub, "download_url_to_file", lambda url, file, progress: Path(file).write_bytes(content[: lengths.pop(0)])
-    )
-    with pytest.raises(CheckpointError, match=r"hostile.pth \(500 bytes\) is refused: it looks truncated"):
-        read_checkpoint(server)
-    assert read_checkpoint(server)["weight"].sum() == 100 and not lengths
-
-
-def test_downloads_with_other_queries_are_other_files(server, tmp_path):
-    for number in (1, 2):
-        torch.save(dict(weight=torch.tensor(number)), tmp_path / "hostile.pth")
-        assert read_checkpoint(f"{server}?id={number}")["weight"] == number
-
-
-def test_downloads_that_cannot_be_kept(server, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
-    with pytest.raises(CheckpointError, match="cannot be downloaded to .*/file/hub/checkpoints/hostile.pth: "):
-        read_checkpoint(server)
-
-
-def test_names_that_mmengine_does_not_know_are_said(server):
-    with pytest.raises(CheckpointError, match="torchvision://resnet19 is not among the 1 names"):
-        load_checkpoint(nn.Linear(1, 1), "torchvision://resnet19")
-
-
-def test_every_scheme_is_ours():
-    assert set(CheckpointLoader._schemes.values()) == {load_from_mmsema}
 
 
 def infer_without_config(file: Path) -> None:

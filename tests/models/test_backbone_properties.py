@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_padding import NARROW, assert_alone, assert_near, build
+from padded_batches import NARROW, assert_alone, assert_near, build
 
 from mmsema.models.mixers import AVERAGES, MIXERS
 

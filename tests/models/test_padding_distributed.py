@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from commands import free_port
-from test_padding import NARROW, batch, build, read_nothing, weighted_sum
+from padded_batches import NARROW, batch, build, read_nothing, weighted_sum
 from torch import nn
 
 from mmsema.models.padding import batch_norm, real_tokens
