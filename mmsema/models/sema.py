@@ -193,7 +193,8 @@ class SEMA(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        if pad_value is not None and (isinstance(pad_value, bool) or not isinstance(pad_value, (int, float))):
+        is_number = isinstance(pad_value, (int, float)) and not isinstance(pad_value, bool) and pad_value == pad_value
+        if pad_value is not None and not is_number:  # NaN is none: no pixel equals it
             raise TypeError(f"pad_value must be a number or None, got {pad_value!r}")
         self.pad_value = pad_value
 
@@ -265,8 +266,8 @@ class SEMA(BaseModule):
         return last, last + 1
 
     def forward(self, x: Tensor, sizes: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
-        if x.ndim != 4 or x.shape[1] != 3:
-            raise ValueError(f"x must be images of shape (B, 3, H, W), got {tuple(x.shape)}")
+        if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] == 0 or x.shape[3] == 0:
+            raise ValueError(f"x must be images of shape (B, 3, H, W), H and W at least 1, got {tuple(x.shape)}")
         sizes = picture_sizes(x, sizes, self.pad_value)
         images = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(zero_outside(images, sizes, height_dim=2, inplace=images is not x), sizes)

@@ -225,7 +225,7 @@ def test_fused_batch_norms():
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("value", ["0", True, (0, 0, 0)])
+@pytest.mark.parametrize("value", ["0", True, (0, 0, 0), torch.nan])
 def test_wrong_pad_value_is_named(value):
     with pytest.raises(TypeError, match="pad_value must be a number or None, got "):
         SEMA("pico", pad_value=value)

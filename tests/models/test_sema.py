@@ -1,5 +1,7 @@
 """The backbone: sizes, shapes, freezing, errors, registration."""
 
+import re
+
 import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
@@ -160,9 +162,10 @@ def test_bad_arguments_are_named(options, error, words):
         assert word in str(caught.value)
 
 
-def test_bad_input_is_named():
-    with pytest.raises(ValueError, match=r"x must be images of shape \(B, 3, H, W\), got \(1, 4, 8, 8\)"):
-        pico()(torch.zeros(1, 4, 8, 8))
+@pytest.mark.parametrize("shape", [(1, 4, 8, 8), (3, 8, 8), (1, 3, 0, 8), (1, 3, 8, 0)])
+def test_bad_input_is_named(shape):
+    with pytest.raises(ValueError, match=re.escape(f"(B, 3, H, W), H and W at least 1, got {shape}")):
+        pico()(torch.zeros(shape))
 
 
 def test_registered_in_the_root_and_in_its_own_scope():
