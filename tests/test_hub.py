@@ -18,6 +18,18 @@ assert sum(p.numel() for p in model.parameters()) == 1945562
 """
 
 
+PRETRAINED = """
+import torch
+import mmsema
+from mmpretrain import get_model
+model = get_model('sema-pico_cifar10', pretrained=True)
+stored = torch.load(FILE, weights_only=True)['state_dict']
+state = model.state_dict()
+assert set(state) == set(stored)
+assert all(torch.equal(tensor, stored[name].to(tensor.dtype)) for name, tensor in state.items())
+"""
+
+
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, cwd=cwd)
 
@@ -30,6 +42,13 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess:
 )
 def test_list_models_and_get_model_know_our_names(imports, tmp_path):
     done = python(imports + CHECK, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_get_model_loads_the_published_weights(tmp_path):
+    (file,) = (ROOT / "results/weights").glob("sema-pico_cifar10-*.pth")
+    done = python(PRETRAINED.replace("FILE", repr(str(file))), tmp_path)
     assert done.returncode == 0, done.stderr
 
 

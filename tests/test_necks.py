@@ -89,7 +89,35 @@ def test_full_batches_and_weights_are_fpns():
     neck, expected = build(PaddedFPN, num_outs=4), build(FPN, num_outs=4)
     neck.load_state_dict(expected.state_dict(), strict=True)
     assert all(torch.equal(a, b) for a, b in zip(neck(inputs), expected(inputs), strict=True))
-    assert not any(conv._forward_hooks or conv._forward_pre_hooks for conv in neck.fpn_convs)
+
+
+def test_a_call_knows_nothing_of_another(monkeypatch):
+    """As when two threads use one neck: another batch goes through while the first has begun."""
+    neck = build(PaddedFPN, num_outs=3)
+    first, other = maps(SIZES), maps(SIZES[::-1])
+    expected, begin, found = [neck(first), neck(other)], FPN.forward, []
+
+    def interrupted(self, inputs):
+        monkeypatch.setattr(FPN, "forward", begin)
+        found.append(neck(other))
+        return begin(self, inputs)
+
+    monkeypatch.setattr(FPN, "forward", interrupted)
+    found.insert(0, neck(first))
+    for outs, wanted in zip(found, expected, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(outs, wanted, strict=True))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (dict(norm_cfg=dict(type="GN", num_groups=2)), "norm_cfg must be None or BatchNorm .*, got GroupNorm"),
+        (dict(upsample_cfg=dict(mode="bilinear")), "'nearest' .*, got 'bilinear'"),
+    ],
+)
+def test_what_mixes_the_padding_in_is_refused(options, words):
+    with pytest.raises(ValueError, match=words):
+        build(PaddedFPN, num_outs=3, **options)(maps(SIZES))
 
 
 def test_gradients_are_the_sum_over_the_pictures():
