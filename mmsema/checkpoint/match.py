@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
+from ..models.names import plain_name
 from ..models.sema import ARCHITECTURES
 from ..registry import WEIGHT_INITIALIZERS
 from .read import CheckpointError, read_checkpoint
@@ -62,7 +63,7 @@ def summary(names: Iterable[str], most: int = 6) -> str:
 def find_state_dict(checkpoint: Mapping, source: str = "checkpoint") -> StateDict:
     """The tensors of a checkpoint: they stand under ``state_dict``, under ``model`` or at the top.
 
-    The prefixes that wrappers add, ``module.`` and ``_orig_mod.``, are removed.
+    What wrappers add to names, ``module.`` and ``_orig_mod.`` among others, is removed.
     """
     state = checkpoint
     for key in ("state_dict", "model"):
@@ -73,7 +74,7 @@ def find_state_dict(checkpoint: Mapping, source: str = "checkpoint") -> StateDic
     if not tensors:
         keys = ", ".join(map(str, list(checkpoint)[:5])) or "none"
         raise CheckpointError(f"{source} holds no tensors under state_dict, model or at the top; its keys: {keys}")
-    return {re.sub(r"^((module|_orig_mod)\.)+", "", name): tensor for name, tensor in tensors.items()}
+    return {plain_name(name): tensor for name, tensor in tensors.items()}
 
 
 def _architecture(state: StateDict) -> Optional[Tuple[int, Tuple[int, ...]]]:
@@ -126,13 +127,15 @@ def match_weights(
             ``min_matched`` of the model's tensors in the checkpoint.
     """
     found = find_state_dict(checkpoint, source)
-    state = _align(found, target)
+    names = {plain_name(name): name for name in target}
+    state = {names.get(name, name): tensor for name, tensor in _align(found, names).items()}
     chosen = {name: tensor for name, tensor in state.items() if name in target}
     share, total = len(chosen) / len(target), len(target)
-    here, there = _architecture(found), _architecture(target)
+    plain = {name: target[names[name]] for name in names}
+    here, there = _architecture(found), _architecture(plain)
     if here and there and (here[0] != there[0] or any(a != b for a, b in zip(here[1], there[1], strict=False))):
         raise CheckpointError(
-            f"{source} looks like {describe(found)}, the model is {describe(target)}; nothing was loaded"
+            f"{source} looks like {describe(found)}, the model is {describe(plain)}; nothing was loaded"
         )
     if not chosen or share < min_matched:
         raise CheckpointError(
@@ -187,7 +190,13 @@ def load_weights(model: nn.Module, checkpoint: Source, min_matched: float = 0.5,
             raise CheckpointError(
                 f"{source} has no tensor whose name starts with {prefix!r}; it looks like {describe(state)}"
             )
-    chosen, report = match_weights(model.state_dict(), checkpoint, source, min_matched)
+    target = model.state_dict()
+    if any(tensor.is_meta for tensor in target.values()):
+        raise CheckpointError(
+            f"the model is on the meta device, which holds no numbers: call model.to_empty(device=...) before {source} "
+            "is loaded into it"
+        )
+    chosen, report = match_weights(target, checkpoint, source, min_matched)
     model.load_state_dict(chosen, strict=False)
     print_log(str(report), logger="current")
     return report

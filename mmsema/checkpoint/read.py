@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import sys
+import threading
 import warnings
 from contextlib import contextmanager
 from http.client import HTTPException
@@ -43,6 +44,7 @@ _multiarray = getattr(np, "_core" if np.lib.NumpyVersion(np.__version__) >= "2.0
 for _module in ("numpy._core", "numpy.core"):  # of numpy 2 and 1
     _ALLOWED[f"{_module}.multiarray._reconstruct"] = _multiarray._reconstruct
     _ALLOWED[f"{_module}.multiarray.scalar"] = _multiarray.scalar
+_reading = threading.Lock()  # torch's list of what is allowed is one for all threads, and a context's end empties it
 _TORCH_TAKES_ALLOWED = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 6)
 
 
@@ -89,7 +91,7 @@ class _AllowedPickle:
 
 def _torch_load(path: str) -> object:
     if _TORCH_TAKES_ALLOWED:
-        with torch.serialization.safe_globals([(item, name) for name, item in _ALLOWED.items()]):
+        with _reading, torch.serialization.safe_globals([(item, name) for name, item in _ALLOWED.items()]):
             return torch.load(path, map_location="cpu", weights_only=True)
     _refuse_scripts(path)  # which torch.load would run, whatever its pickle module allows
     return torch.load(path, map_location="cpu", pickle_module=_AllowedPickle, weights_only=False)

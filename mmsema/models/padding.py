@@ -60,7 +60,7 @@ def batch_norm(norm: _BatchNorm, x: Tensor, sizes: Optional[Tensor]) -> Tensor:
 
     Where the sizes can be read, what x holds outside is overwritten.
     """
-    if sizes is None or not norm.training:
+    if sizes is None or not (norm.training or norm.running_mean is None):
         return norm(x)
     if isinstance(norm, nn.SyncBatchNorm) or not can_read(sizes):
         return _masked_batch_norm(norm, x, sizes)
@@ -73,7 +73,9 @@ def batch_norm(norm: _BatchNorm, x: Tensor, sizes: Optional[Tensor]) -> Tensor:
 
 @torch.no_grad()
 def _track(norm: _BatchNorm, mean: Tensor, unbiased_var: Tensor) -> None:
-    """Take the statistics of a batch into the running ones."""
+    """Take the statistics of a batch into the running ones, if there are any."""
+    if norm.running_mean is None:
+        return
     norm.num_batches_tracked.add_(1)
     factor = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
     for running, new in ((norm.running_mean, mean), (norm.running_var, unbiased_var)):

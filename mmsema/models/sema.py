@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ..registry import register_backbone
 from .block import LayerNorm, MambaLikeBlock
 from .mixers import AVERAGES, MIXERS, Mixer, SEMAMixer
+from .names import plain_name
 from .padding import Layers, halve, picture_sizes
 
 # width C of the first stage (doubled by every further one), blocks per stage, heads per stage
@@ -97,7 +98,7 @@ def _parse_arch(arch: Union[str, dict]) -> Tuple[int, Sequence[int], Sequence[in
 
 def _parse_out_indices(out_indices: Union[int, Sequence[int]], num_stages: int) -> Tuple[int, ...]:
     indices = (out_indices,) if isinstance(out_indices, int) else out_indices
-    if not isinstance(indices, (list, tuple)) or not all(isinstance(i, int) for i in indices):
+    if not isinstance(indices, (list, tuple, range)) or not all(isinstance(i, int) for i in indices):
         raise TypeError(f"out_indices must be an int or a sequence of ints, got {out_indices!r}")
     choices = f"from {-num_stages}..{num_stages - 1}"
     if not indices or any(not -num_stages <= i < num_stages for i in indices):
@@ -219,7 +220,7 @@ class SEMA(BaseModule):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-        self._freeze()
+        self.train()
 
     def _frozen_modules(self) -> List[nn.Module]:
         if self.frozen_stages < 0:
@@ -256,7 +257,8 @@ class SEMA(BaseModule):
         """
         depths = [len(stage) for stage in self.stages]
         last = sum(depths) + 1
-        kind, *numbers = param_name[len(prefix) :].split(".") if param_name.startswith(prefix) else [""]
+        name = plain_name(param_name)
+        kind, *numbers = name[len(prefix) :].split(".") if name.startswith(prefix) else [""]
         if kind == "stem":
             return 0, last + 1
         if kind == "stages":
@@ -269,8 +271,9 @@ class SEMA(BaseModule):
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] == 0 or x.shape[3] == 0:
             raise ValueError(f"x must be images of shape (B, 3, H, W), H and W at least 1, got {tuple(x.shape)}")
         sizes = picture_sizes(x, sizes, self.pad_value)
-        images = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(zero_outside(images, sizes, height_dim=2, inplace=images is not x), sizes)
+        is_copy = not x.is_contiguous(memory_format=torch.channels_last)
+        images = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last in a way that vmap knows
+        x = self.stem(zero_outside(images, sizes, height_dim=2, inplace=is_copy), sizes)
         sizes = halve(halve(sizes))
         outputs = []
         for i, blocks in enumerate(self.stages):
@@ -283,7 +286,7 @@ class SEMA(BaseModule):
                 x = checkpoint(block, x, sizes, use_reentrant=False) if recompute else block(x, sizes)
             if i in self.out_indices:
                 # contiguous NCHW: some consumers, mmcv's RoIAlign among them, misread channels_last maps
-                out = zero_outside(getattr(self, f"norm{i}")(x), sizes, inplace=True)
+                out = zero_outside(getattr(self, f"norm{i}")(x), sizes)
                 outputs.append(out.permute(0, 3, 1, 2).contiguous())
             x = x.permute(0, 3, 1, 2)
         return tuple(outputs)

@@ -54,6 +54,18 @@ def test_layers_are_numbered_without_gaps():
     assert {layers for _, layers in depths} == {38} and {depth for depth, _ in depths} == set(range(38))
 
 
+def test_wrappers_hide_no_layer():
+    with torch.device("meta"):
+        model = SEMA("pico")
+    for name, _ in model.named_parameters():
+        depth = model.get_layer_depth(f"backbone.{name}", "backbone.")
+        assert depth == model.get_layer_depth(name)
+        for wrapped in (f"module.backbone.{name}", f"backbone._orig_mod.{name}", f"_orig_mod.backbone.{name}"):
+            assert model.get_layer_depth(wrapped, "backbone.") == depth
+        inside = name.replace("stages.0.0.", "stages.0.0._checkpoint_wrapped_module.")
+        assert model.get_layer_depth(inside) == depth
+
+
 @pytest.mark.parametrize("rate", [None, 0, 1.5, "0.9"])
 def test_wrong_rates_are_named(rate):
     with pytest.raises(ValueError, match=r"layer_decay_rate'\] must be in \(0, 1\]"):

@@ -225,6 +225,14 @@ def test_fused_batch_norms():
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
 
 
+def test_a_gradient_can_be_looked_at():
+    """At an output's norm, as Grad-CAM does."""
+    model, seen = build(), []
+    model.norm1.register_full_backward_hook(lambda module, _, grad: seen.append(grad[0].shape))
+    sum(out.sum() for out in model(batch([(64, 72), (40, 56)]))).backward()
+    assert seen == [(2, 8, 9, 32)]
+
+
 @pytest.mark.parametrize("value", ["0", True, (0, 0, 0), torch.nan])
 def test_wrong_pad_value_is_named(value):
     with pytest.raises(TypeError, match="pad_value must be a number or None, got "):

@@ -92,3 +92,18 @@ def test_a_1x1_convolution_is_a_product(bias):
         results.append([out, *torch.autograd.grad(out, [x, *conv.parameters()], grad)])
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("by_masks", [False, True])
+def test_batch_norm_without_running_statistics(by_masks, training, monkeypatch):
+    """Of the batch in eval mode as well, as test-time adaptation has it."""
+    sizes = torch.tensor([(5, 6), (2, 3)], dtype=torch.int32)
+    norm = nn.BatchNorm2d(4, track_running_stats=False).double().train(training)
+    x = torch.randn(2, 4, 5, 6, dtype=torch.float64)
+    tokens = torch.cat([x[0].flatten(1), x[1, :, :2, :3].flatten(1)], 1)[None, :, :, None]
+    if by_masks:
+        read_nothing(monkeypatch)
+    out, expected = batch_norm(norm, x.clone(), sizes), norm(tokens)[0, :, :, 0]
+    torch.testing.assert_close(out[0].flatten(1), expected[:, :30])
+    torch.testing.assert_close(out[1, :, :2, :3].flatten(1), expected[:, 30:])

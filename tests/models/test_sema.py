@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmsema_kernels import sema_attention_reference
+from mmsema_kernels import sema_attention_reference, use_backend
 
 from mmsema import MILA, SEMA
 from mmsema.models.mixers import SEMAMixer
@@ -61,7 +61,7 @@ def test_batch_mates_do_not_change_an_image():
         torch.testing.assert_close(a[1:2], b, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("out_indices", [(0,), (1, 2), (3,), 2, -1, [-4, -1]])
+@pytest.mark.parametrize("out_indices", [(0,), (1, 2), (3,), 2, -1, [-4, -1], range(3)])
 def test_out_indices_build_only_what_they_need(out_indices):
     model = pico(out_indices=out_indices).eval()
     indices = [i % 4 for i in ((out_indices,) if isinstance(out_indices, int) else out_indices)]
@@ -86,6 +86,7 @@ def test_frozen_stages(frozen):
             assert any(name.startswith(prefix) for name in trainable) == (i >= frozen), prefix
     for i in range(3):  # downsamples[i] feeds stage i + 1
         assert any(name.startswith(f"downsamples.{i}.") for name in trainable) == (i + 1 >= frozen)
+    assert model.stem.training == (frozen < 0)  # in a loop that never calls train()
     assert model.train() is model
     assert model.stem.training == (frozen < 0)
     assert trainable == {name for name, p in model.named_parameters() if p.requires_grad}
@@ -98,9 +99,10 @@ def test_frozen_stages(frozen):
 
 
 def test_norm_eval_fixes_batch_norm_only():
-    model = pico(norm_eval=True).train()
-    modes = {module.training for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
-    assert modes == {False} and model.stages[0][0].training
+    fresh, set_again = pico(norm_eval=True), pico(norm_eval=True).eval().train()
+    for model in (fresh, set_again):
+        modes = {module.training for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)}
+        assert modes == {False} and model.stages[0][0].training
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -114,6 +116,53 @@ def test_with_cp_gives_the_same_gradients(frozen):
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_pictures_are_left_as_they_are(memory_format):
+    x = torch.randn(2, 3, 40, 56)
+    x[0, :, 30:] = 0
+    x = x.contiguous(memory_format=memory_format)
+    x[0, 0, 39, 55] = 0
+    before = x.clone()
+    pico().eval()(x, torch.tensor([(20, 56), (40, 40)]))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("mixer", ["sema", "linear"])
+def test_gradients_of_every_picture_by_vmap(mixer):
+    model = pico(mixer=mixer, pad_value=None).eval()
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, picture):
+        outputs = torch.func.functional_call(model, parameters, picture[None])
+        return sum(out.square().mean() for out in outputs)
+
+    pictures = torch.randn(3, 3, 40, 33)
+    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, pictures)
+    for i, picture in enumerate(pictures):
+        expected = torch.func.grad(loss)(parameters, picture)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name][i], gradient, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_second_derivatives_by_the_padded_backend():
+    """Of a sum of squares along a direction: by two gradients, by jvp of one, and by differences."""
+    torch.manual_seed(0)
+    model, x = pico(pad_value=None).double().eval(), torch.randn(1, 3, 40, 33, dtype=torch.float64)
+    direction = torch.randn_like(x)
+
+    def loss(x):
+        return sum(out.square().sum() for out in model(x))
+
+    with use_backend("padded"):
+        gradient = torch.func.grad(loss)
+        twice = torch.func.grad(lambda x: (gradient(x) * direction).sum())(x)
+        _, forward = torch.func.jvp(gradient, (x,), (direction,))
+        step = 1e-6 * direction
+        differences = (gradient(x + step) - gradient(x - step)) / 2e-6
+    torch.testing.assert_close(twice, forward)
+    torch.testing.assert_close(twice, differences, rtol=1e-4, atol=1e-4 * float(twice.abs().max()))
 
 
 def test_drop_path_rises_linearly():

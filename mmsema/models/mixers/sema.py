@@ -2,6 +2,7 @@
 
 from typing import Optional
 
+import torch
 from mmsema_kernels import rope_table, sema_attention_packed
 from torch import Tensor
 
@@ -28,6 +29,11 @@ class SEMAMixer(Mixer):
         average = AVERAGES[averaging]
         self.average = None if average is None else average(channels, num_heads)
         self.register_buffer("rope", rope_table(window_size, channels), persistent=False)
+        self.register_load_state_dict_post_hook(_fill_rope)
+
+    def reset_parameters(self) -> None:
+        """Fill the table, which FSDP asks for where it has made room for a model of the meta device."""
+        _fill_rope(self)
 
     def attend(self, qk: Tensor, v: Tensor, sizes: Optional[Tensor] = None) -> Tensor:
         out = sema_attention_packed(
@@ -41,3 +47,13 @@ class SEMAMixer(Mixer):
             sizes=sizes,
         )
         return out if self.average is None else (out + self.average(qk, v, sizes)).to(out.dtype)
+
+
+def _fill_rope(mixer: SEMAMixer, incompatible_keys: Optional[tuple] = None) -> None:
+    """The table is in no checkpoint: after ``to_empty``, or a load into the meta device, it would be anything."""
+    weight = mixer.qk_proj.weight
+    if weight.is_meta or mixer.rope is None:
+        return
+    if mixer.rope.is_meta:
+        mixer.rope = torch.empty_like(mixer.rope, device=weight.device)
+    mixer.rope.copy_(rope_table(mixer.window_size, weight.shape[1]))
