@@ -11,7 +11,7 @@ def main() -> None:
         const="latest",
         metavar="CHECKPOINT",
         help="go on from a checkpoint; without a path from the newest in the work folder that loads; "
-        "'auto' does that too, and starts from scratch if there is none",
+        "'auto' does that too, and starts as the config has it if there is none",
     )
     parser.add_argument("--amp", action="store_true", help="automatic mixed precision (needs a CUDA device)")
     parser.add_argument(

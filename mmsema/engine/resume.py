@@ -113,29 +113,35 @@ def find_resumable(cfg: Config) -> Optional[str]:
 def resume(cfg: Config, checkpoint: Optional[str]) -> None:
     """Set up a config for ``--resume``: ``latest`` and ``auto`` search its work folder, anything else is a file.
 
-    ``auto``, and ``resume=True`` in the config, start from scratch if there is nothing; ``latest`` is an error then.
+    Where there is nothing, ``latest`` is an error, and ``auto`` leaves the start to the config: a checkpoint to go on
+    from (``load_from`` with ``resume=True``), weights (``load_from``), or none.
     """
+    named = cfg.get("load_from")
     if checkpoint is None and cfg.get("resume"):
-        checkpoint = cfg.get("load_from") or "auto"
+        checkpoint = named or "auto"
     if checkpoint is None:
         return
     if checkpoint in ("latest", "auto"):
         found = find_resumable(cfg)
-        if found is None and checkpoint == "latest":
+        if found is not None:
+            cfg.resume, cfg.load_from = True, found
+            return
+        if checkpoint == "latest":
             raise UsageError(
                 f"nothing to resume in {cfg.work_dir}; to start from scratch leave --resume away, "
                 "or say --resume auto, which does either"
             )
-        if found is None:
-            print(f"Nothing to resume in {cfg.work_dir}: training starts from scratch")
-            cfg.resume, cfg.load_from = False, None
+        nothing = f"Nothing to resume in {cfg.work_dir}: training"
+        if not (named and cfg.get("resume")):
+            print(f"{nothing} starts from " + (f"the weights in {named}" if named else "scratch"))
+            cfg.resume = False
             return
-    else:
-        if not os.path.isdir(checkpoint):
-            require_file(checkpoint, "--resume")
-        check_resumable(checkpoint)
-        found = checkpoint
-    cfg.resume, cfg.load_from = True, found
+        print(f"{nothing} goes on from {named}, as the config has it")
+        checkpoint = named
+    if not os.path.isdir(checkpoint):
+        require_file(checkpoint, "--resume")
+    check_resumable(checkpoint)
+    cfg.resume, cfg.load_from = True, checkpoint
 
 
 def limit_waiting(cfg: Config) -> None:

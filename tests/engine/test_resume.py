@@ -279,6 +279,20 @@ def test_nothing_to_resume_is_said(tmp_path, capsys):
     assert not cfg.resume and "starts from scratch" in capsys.readouterr().out
 
 
+def test_a_config_says_where_to_start_when_there_is_nothing_to_resume(work_dir, tmp_path, capsys):
+    """Fine-tuning that is always started with --resume auto; then the config that a resumed run has written."""
+    cfg = Config(dict(work_dir=str(tmp_path / "new"), load_from="pretrained.pth"))
+    resume(cfg, "auto")
+    assert (cfg.resume, cfg.load_from) == (False, "pretrained.pth")
+    assert "training starts from the weights in pretrained.pth" in capsys.readouterr().out
+    earlier = str(work_dir / "epoch_1.pth")
+    for folder, expected in ((tmp_path / "new", "epoch_1.pth"), (work_dir, "epoch_2.pth")):
+        cfg = Config(dict(work_dir=str(folder), load_from=earlier, resume=True))
+        resume(cfg, "auto")
+        assert (cfg.resume, cfg.load_from) == (True, str(work_dir / expected))
+    assert f"training goes on from {earlier}, as the config has it" in capsys.readouterr().out
+
+
 def test_only_damaged_checkpoints_never_start_anew(work_dir):
     for name in ("epoch_1.pth", "epoch_2.pth"):
         (work_dir / name).write_bytes(b"")
