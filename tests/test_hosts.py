@@ -125,6 +125,20 @@ def test_to_channels_last_closes_the_trap_of_mmcv_roi_align():
     assert_same_predictions(predict(model, data, torch.channels_last), expected)
 
 
+def test_to_channels_last_closes_the_trap_of_deformable_convolutions():
+    """Their own weights, and those of the convolution in them."""
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(ModulatedDeformConv2dPack(8, 8, 3, padding=1)), torch.randn(1, 8, 12, 12)
+    for p in model.parameters():
+        torch.nn.init.normal_(p, std=0.1)
+    with torch.no_grad():
+        expected = model(x)
+        found = to_channels_last(model)(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scope", ["mmdet", "mmpretrain", "mmseg", "mmengine"])
 def test_the_scoped_name_needs_no_import(scope, tmp_path):

@@ -11,14 +11,16 @@ def _make_contiguous(module: nn.Module, inputs: tuple) -> tuple:
 def to_channels_last(model: nn.Module) -> nn.Module:
     """Convert ``model`` to ``torch.channels_last`` in place and return it.
 
-    mmcv's compiled operators (RoIAlign among them) read a channels_last map as if it were contiguous: wrong numbers, no
-    error. So every module from ``mmcv.ops`` gets its inputs made contiguous first.
+    mmcv's compiled operators (RoIAlign, deformable convolutions) read channels_last maps and weights as if they were
+    contiguous: wrong numbers, no error. So every module from ``mmcv.ops`` keeps its weights contiguous, and its inputs
+    are made so first.
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # not in PyTorch's stub
     for module in model.modules():
-        if (
-            type(module).__module__.startswith("mmcv.ops")
-            and _make_contiguous not in module._forward_pre_hooks.values()
-        ):
+        if not type(module).__module__.startswith("mmcv.ops"):
+            continue
+        for p in module.parameters():
+            p.data = p.data.contiguous()
+        if _make_contiguous not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(_make_contiguous)
     return model
