@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
 
 from mmsema.engine.check import problem_of_work_dir, read
 from mmsema.engine.check.values import check_values
@@ -131,6 +133,19 @@ def test_names_of_a_loop_that_the_check_does_not_know(config):
 def test_names_of_a_metric_that_the_check_does_not_know(config):
     cfg = changed(config, "val_evaluator.metric", "proposal_fast")
     assert check_values(changed(cfg, "default_hooks.checkpoint.save_best", "coco/AR@100")) == []
+
+
+def test_names_of_another_metric_that_is_called_alike(config, monkeypatch):
+    """mmpose's."""
+    monkeypatch.setitem(METRICS.module_dict, "CocoMetric", type("CocoMetric", (BaseMetric,), {}))
+    cfg = changed(config, "default_hooks.checkpoint.save_best", "coco/AP")
+    assert check_values(changed(cfg, "default_scope", "mmengine")) == [] != check_values(cfg)
+
+
+def test_pipelines_that_pack_in_branches(config):
+    """mmdet's semi-supervised training."""
+    branches = dict(type="MultiBranch", branch_field=["sup"], sup=dict(type="PackDetInputs"))
+    assert check_values(changed(config, PIPELINE, [*LOAD, branches])) == []
 
 
 @pytest.mark.parametrize(

@@ -114,12 +114,17 @@ def missing_parts(cfg: Config) -> Iterator[Tuple[str, str]]:
             yield " and ".join(missing), f"missing, where {there} are given; give all of {', '.join(keys)}, or none"
 
 
-def metric_names(evaluators: Any) -> Optional[List[str]]:
+def _full_name(kind: Any) -> str:
+    """A class with its package; mmpose's CocoMetric is another one than mmdet's."""
+    return f"{getattr(kind, '__module__', '').split('.')[0]}.{getattr(kind, '__name__', '')}"
+
+
+def metric_names(evaluators: Any, scope: str) -> Optional[List[str]]:
     """What a config's evaluators call their results; None where a class of its own knows."""
     names: List[str] = []
     for one in evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]:
-        kind = str(one.get("type", "")).split(".")[-1] if isinstance(one, dict) else ""
-        if kind != "CocoMetric" or one.get("classwise") or one.get("metric_items"):
+        kind = find(one.get("type"), ("METRICS",), scope) if isinstance(one, dict) else None
+        if _full_name(kind) != "mmdet.CocoMetric" or one.get("classwise") or one.get("metric_items"):
             return None
         metrics = one.get("metric", "bbox")
         for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
@@ -136,7 +141,7 @@ def _metrics(cfg: Config) -> Iterator[Tuple[str, str]]:
         return
     if str((cfg.get("val_cfg") or {}).get("type", "ValLoop")).split(".")[-1] != "ValLoop":
         return  # others give names of their own: mmdet's TeacherStudentValLoop puts the model's before them
-    names = metric_names(cfg.val_evaluator)
+    names = metric_names(cfg.val_evaluator, cfg.get("default_scope") or "mmengine")
     if names is None:
         return
     checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
@@ -164,7 +169,8 @@ def _pipelines(cfg: Config) -> Iterator[Tuple[str, str]]:
             yield here, "must load pictures first, with LoadImageFromFile, got LoadAnnotations"
         last = find(pipeline[-1].get("type"), ("TRANSFORMS",), scope) if kinds else None
         hosts = getattr(last, "__module__", "").split(".")[0] in ("mmcv", "mmdet", "mmpretrain", "mmseg")
-        if hosts and "Pack" not in kinds[-1] and "transforms" not in pipeline[-1]:
+        packs = any("Pack" in str(value) for path, value in _leaves(pipeline[-1:], "") if path.endswith(".type"))
+        if hosts and not packs and "transforms" not in pipeline[-1]:
             yield here, f"must end with what packs it for the model, {PACK.get(scope, 'Pack...')}, got {kinds[-1]}"
 
 
