@@ -29,14 +29,21 @@ def datasets_in(loader: Any) -> Iterator[dict]:
 
 
 def classes_of(dataset: dict, scope: str) -> Optional[Tuple[int, str]]:
-    """How many classes a data set's config gives it, and where that is written; None if only its files know."""
-    for classes in ((dataset.get("metainfo") or {}).get("classes"), dataset.get("classes")):
+    """How many classes a data set's config gives it, and where that is written; None if only its files know.
+
+    Of a panoptic data set it is the things: box and mask heads know nothing of the stuff.
+    """
+    target = find(dataset.get("type"), ("DATASETS",), dataset.get("_scope_") or scope)
+    own, given = getattr(target, "METAINFO", None) or {}, dataset.get("metainfo") or {}
+    key = "thing_classes" if "thing_classes" in own else "classes"
+    if "classes" in given and key not in given:
+        return None
+    for classes in (given.get(key), dataset.get(key)):
         if isinstance(classes, str) and Path(classes).is_file():
             return len(list_from_file(classes)), classes
         if isinstance(classes, (list, tuple)) and classes:
             return len(classes), "metainfo"
-    target = find(dataset.get("type"), ("DATASETS",), dataset.get("_scope_") or scope)
-    classes = (getattr(target, "METAINFO", None) or {}).get("classes")
+    classes = own.get(key)
     if isinstance(classes, (list, tuple)) and classes:
         return len(classes), target.__name__
     return None
@@ -62,6 +69,9 @@ def check_classes(cfg: Config) -> List[Tuple[str, str]]:
     A detector's must be that number; other heads may have more, for weights that were trained with more.
     """
     scope = cfg.get("default_scope") or "mmengine"
+    model = cfg.get("model") or {}
+    if "tracker" in model:
+        return []  # it has a head of one class on a data set of many, and one that tells persons apart
     found = {}
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         for dataset in datasets_in(cfg.get(key)):
@@ -73,8 +83,8 @@ def check_classes(cfg: Config) -> List[Tuple[str, str]]:
         return []
     ((count, (source, loader, dataset)),) = found.items()
     faults = []
-    exact = scope == "mmdet" and "language_model" not in (cfg.get("model") or {})  # as mmdet's NumClassCheckHook has it
-    for path, head in heads_in(cfg.get("model"), cfg.get("data_preprocessor")):
+    exact = scope == "mmdet" and "language_model" not in model  # as mmdet's NumClassCheckHook has it
+    for path, head in heads_in(model, cfg.get("data_preprocessor")):
         declared = head.get("num_classes")
         if declared == 2 and "auxiliary_head" in path:
             continue  # edges, as STDC learns them beside the classes
