@@ -14,6 +14,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--cfg-options",
         nargs="+",
+        action="extend",
         default=[],
         metavar="KEY=VALUE",
         help="override settings of the config, for instance train_cfg.max_epochs=2 model.neck.in_channels=[1,2,3,4]",

@@ -99,6 +99,14 @@ def test_options_of_another_kind_that_something_takes_pass(old, option):
     assert cfg.get(key.split(".")[0]) and str(value) in str(cfg)
 
 
+def test_what_an_option_deletes_is_what_the_file_has():
+    options = ["optimizer.type=SGD", "optimizer.lr=0.1", "optimizer._delete_=True", "optimizer.momentum=0.9"]
+    for order in (options, options[::-1]):
+        cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type="AdamW", lr=1e-4, betas=(0.9, 0.999)))))
+        assert merge_options(cfg, [f"optim_wrapper.{option}" for option in order]) == []
+        assert cfg.optim_wrapper.optimizer == dict(type="SGD", lr=0.1, momentum=0.9)
+
+
 def test_imports_that_an_option_names_are_done(tmp_path, monkeypatch):
     (tmp_path / "has_a_mixer.py").write_text(
         "from mmsema.models.mixers import MIXERS\nMIXERS['of_an_option'] = MIXERS['sema']\n"

@@ -33,6 +33,18 @@ FAULTS: List[Fault] = [
     ),
     Fault("option for no setting", "train", "{digits} --cfg-options modle.backbone.depth=5", ("modle", "model?")),
     Fault(
+        "option for no setting, then another",
+        "train",
+        "{digits} --cfg-options modle.backbone.depth=5 --resume --cfg-options train_cfg.max_epochs=1",
+        ("modle", "model?"),
+    ),
+    Fault(
+        "option for no setting, then another, of the check",
+        "check_config",
+        "{digits} --cfg-options modle.backbone.depth=5 --cfg-options train_cfg.max_epochs=1",
+        ("modle", "model?"),
+    ),
+    Fault(
         "option of the wrong kind",
         "train",
         "{digits} --cfg-options train_dataloader.batch_size=many",

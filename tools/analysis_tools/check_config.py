@@ -8,7 +8,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="config file (Python code that is executed), or the name of one of mmsema's")
     parser.add_argument(
-        "--cfg-options", nargs="+", default=[], metavar="KEY=VALUE", help="as tools/train.py takes them"
+        "--cfg-options",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="as tools/train.py takes them",
     )
     arguments = parser.parse_args()
 

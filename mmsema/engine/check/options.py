@@ -11,9 +11,12 @@ from .signature import arguments_of, wants_text
 
 
 def merge_options(cfg: Config, options: Sequence[str]) -> List[str]:
-    """Merge ``KEY=VALUE`` texts into a config; a line for each that does not fit, which is left out."""
+    """Merge ``KEY=VALUE`` texts into a config; a line for each that does not fit, which is left out.
+
+    What ``_delete_`` removes is what the file has, wherever it stands among the options, as in mmengine.
+    """
     lines = []
-    for option in options:
+    for option in sorted(options, key=lambda option: "._delete_=" not in option):
         key, equals, text = option.partition("=")
         if not equals or not all(key.split(".")):
             lines.append(f"--cfg-options takes KEY=VALUE, got {option!r}{_split_hint(option)}")
