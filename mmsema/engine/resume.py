@@ -148,8 +148,12 @@ def limit_waiting(cfg: Config) -> None:
     """Let a worker that hangs be an error, not the end of all news."""
     for key in ("train_dataloader", "val_dataloader", "test_dataloader"):
         loader = cfg.get(key)
-        if isinstance(loader, dict) and loader.get("num_workers", 0) > 0:
+        if not isinstance(loader, dict):
+            continue
+        if loader.get("num_workers", 0) > 0:
             loader.setdefault("timeout", LOADER_TIMEOUT)
+        else:  # an earlier run's config may have it; PyTorch refuses it without workers
+            loader.pop("timeout", None)
 
 
 def protect(cfg: Config) -> None:

@@ -329,3 +329,6 @@ def test_protection_is_added_once_and_only_where_it_fits():
     )
     protect(cfg)
     assert cfg.default_hooks.checkpoint.type == "MyHook" and cfg.train_dataloader.timeout == 9
+    cfg.train_dataloader.num_workers = 0  # PyTorch refuses a timeout then
+    protect(cfg)
+    assert "timeout" not in cfg.train_dataloader
