@@ -16,6 +16,7 @@ from rich.progress import track
 
 from ..audit import audit_config
 from .check import missing_parts, problem_of_work_dir
+from .check.registries import find
 from .config import check_data, load_config, require_file
 from .errors import ConfigFaults, UsageError
 from .failure import REFUSALS, run_or_fail, what_happened
@@ -47,7 +48,8 @@ def _build_runner(cfg: Config, min_matched: float) -> Runner:
     if cfg.get("launcher") == "pytorch" and not torch.cuda.is_available():
         # mmengine's own start and wrapper ask for a GPU, whatever the backend
         torch.distributed.init_process_group("gloo")
-        wrapper = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=False)
+        unused = cfg.get("find_unused_parameters", False)
+        wrapper = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
         cfg.model_wrapper_cfg = ConfigDict({**wrapper, **(cfg.get("model_wrapper_cfg") or {})})
     if "runner_type" in cfg:
         return RUNNERS.build(cfg)  # its processes may hold shards of the model, which CheckWeights cannot compare
@@ -87,7 +89,7 @@ def train(arguments: argparse.Namespace) -> None:
         cfg.optim_wrapper.type = "AmpOptimWrapper"
         cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
     if arguments.auto_scale_lr:
-        if "base_batch_size" not in cfg.get("auto_scale_lr", {}):
+        if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
             raise UsageError("--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...) in the config")
         cfg.auto_scale_lr.enable = True
     problem = problem_of_work_dir(cfg.work_dir, saved_checkpoints(cfg), bool(arguments.resume or cfg.get("resume")))
@@ -102,33 +104,55 @@ def train(arguments: argparse.Namespace) -> None:
     run_or_fail(runner, runner.train)
 
 
+def show(cfg: Config, folder: str, labels: str) -> None:
+    """Have the host's visualization hook write pictures with the predictions to a folder."""
+    hook = (cfg.get("default_hooks") or {}).get("visualization") or {}
+    found = find(hook.get("type"), ("HOOKS",), cfg.get("default_scope") or "mmengine")
+    hosts = {base.__module__.split(".")[0] for base in getattr(found, "__mro__", ())}
+    if "mmdet" in hosts:
+        from ..visualization import readable
+
+        hook.update(draw=True, test_out_dir=folder)
+        cfg.visualizer = readable(cfg, labels)
+    elif "mmseg" in hosts:
+        hook.update(draw=True, interval=1)
+        cfg.visualizer.save_dir = folder
+    elif "mmpretrain" in hosts:
+        hook.update(enable=True, out_dir=folder)
+    else:
+        raise UsageError(
+            "--show-dir needs a visualization hook of mmdet, mmpretrain or mmseg in the config's "
+            f"default_hooks.visualization, got {hook.get('type')}"
+        )
+
+
+def dump(cfg: Config, path: str) -> None:
+    """Have the evaluator write the predictions to a pickle file."""
+    if not path.endswith((".pkl", ".pickle")):
+        raise UsageError(f"--out must end in .pkl or .pickle, got {path}")
+    if Path(path).is_dir():
+        raise UsageError(f"--out {path} is a folder")
+    metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
+    evaluator = cfg.test_evaluator
+    if isinstance(evaluator, dict) and "metrics" in evaluator:  # a whole evaluator
+        holder, key = evaluator, "metrics"
+    else:
+        holder, key = cfg, "test_evaluator"
+    metrics = holder[key] if isinstance(holder[key], (list, tuple)) else [holder[key]]
+    holder[key] = [*metrics, dict(type=metric, out_file_path=path)]
+
+
 def test(arguments: argparse.Namespace) -> None:
     """What tools/test.py does, with its parsed arguments."""
     cfg = load_config(arguments)
     require_file(arguments.checkpoint, "checkpoint")
     check_data(cfg, ["test_dataloader"])
     limit_waiting(cfg)
-    cfg.load_from = arguments.checkpoint
+    cfg.resume, cfg.load_from = False, arguments.checkpoint
     if arguments.show_dir:
-        hook, scope = cfg.default_hooks.visualization, cfg.get("default_scope")
-        if scope == "mmdet":
-            from ..visualization import readable
-
-            hook.update(draw=True, test_out_dir=arguments.show_dir)
-            cfg.visualizer = readable(cfg, arguments.labels)
-        elif scope == "mmseg":
-            hook.update(draw=True, interval=1)
-            cfg.visualizer.save_dir = arguments.show_dir
-        else:
-            hook.update(enable=True, out_dir=arguments.show_dir)
+        show(cfg, arguments.show_dir, arguments.labels)
     if arguments.out:
-        if not arguments.out.endswith((".pkl", ".pickle")):
-            raise UsageError(f"--out must end in .pkl or .pickle, got {arguments.out}")
-        if Path(arguments.out).is_dir():
-            raise UsageError(f"--out {arguments.out} is a folder")
-        metric = "DumpDetResults" if cfg.get("default_scope") == "mmdet" else "mmengine.DumpResults"
-        evaluators = cfg.test_evaluator if isinstance(cfg.test_evaluator, (list, tuple)) else [cfg.test_evaluator]
-        cfg.test_evaluator = [*evaluators, dict(type=metric, out_file_path=arguments.out)]
+        dump(cfg, arguments.out)
     runner = build_runner(cfg, min_matched=1.0)
     if arguments.audit:
         audit(runner, ["test_dataloader"])

@@ -9,6 +9,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from commands import free_port
 from mmengine.model import convert_sync_batchnorm
+from mmengine.registry import MODELS
+from mmpretrain.models import ImageClassifier
+from runs import digits, run
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -74,6 +77,25 @@ def test_two_processes_give_the_gradients_of_one(name, distributed):
     assert max(gradient.abs().max() for gradient in expected.values()) > 1e-3
     stem_trains = any(key.startswith("stem") for key in expected)
     assert stem_trains == ("frozen" not in name)
+
+
+@MODELS.register_module()
+class PartlyUnused(ImageClassifier):
+    def __init__(self, **settings) -> None:
+        super().__init__(**settings)
+        self.unused = nn.Linear(1, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the wrapper is for machines without a CUDA device")
+def test_unused_parameters_are_found_where_the_config_says_so(monkeypatch, tmp_path):
+    launcher = dict(RANK="0", LOCAL_RANK="0", WORLD_SIZE="1", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    cfg = digits(tmp_path / "run")
+    cfg.model.type, cfg.launcher, cfg.find_unused_parameters = "mmengine.PartlyUnused", "pytorch", True
+    cfg.train_cfg.max_epochs = 1
+    run(cfg)
 
 
 def test_every_batchnorm_becomes_a_syncbn():
