@@ -16,6 +16,9 @@ import torch.distributed as dist
 from commands import free_port
 from mmcv.transforms import TRANSFORMS, BaseTransform
 from mmengine.config import Config
+from mmengine.optim import OptimWrapperDict, build_optim_wrapper
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
+from mmpretrain.models import ImageClassifier
 from runs import BATCHES, EPOCHS, ROOT, SMALL, At, digits, digits_by_iteration, fork, losses, run, wait
 
 from mmsema.checkpoint import read_checkpoint
@@ -91,6 +94,49 @@ def test_signal_saves_and_ends(signum, workers, to_all, never_stopped, tmp_path)
     assert meta["batches"] == dict(done=2, of=BATCHES, seed=meta["seed"])
     run(digits(folder, workers), go_on="latest")
     assert losses(folder) == never_stopped and not (folder / "interrupted.pth").exists()
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class EachPart:
+    """An optimizer for each part of a model."""
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg=None) -> None:
+        self.parts = {name: part for name, part in optim_wrapper_cfg.items() if isinstance(part, dict)}
+
+    def __call__(self, model: torch.nn.Module) -> OptimWrapperDict:
+        return OptimWrapperDict(
+            **{name: build_optim_wrapper(getattr(model, name), part) for name, part in self.parts.items()}
+        )
+
+
+@MODELS.register_module()
+class TwoSteps(ImageClassifier):
+    def train_step(self, data: dict, optim_wrapper: OptimWrapperDict) -> dict:
+        data = self.data_preprocessor(data, True)
+        for wrapper in optim_wrapper.values():
+            loss, terms = self.parse_losses(self._run_forward(data, mode="loss"))
+            wrapper.update_params(loss)
+        return terms
+
+
+def several_optimizers(folder: Path) -> Config:
+    cfg = digits(folder)
+    cfg.model.type = "mmengine.TwoSteps"
+    cfg.optim_wrapper = dict(
+        constructor="mmengine.EachPart",
+        backbone=dict(optimizer=dict(type="AdamW", lr=1e-3)),
+        head=dict(optimizer=dict(type="SGD", lr=0.1), accumulative_counts=2),
+    )
+    return cfg
+
+
+@pytest.mark.slow
+def test_several_optimizers_train_stop_and_go_on(tmp_path):
+    stop = At("before_train_iter", 4, send(signal.SIGTERM, False))
+    output = run(several_optimizers(tmp_path / "run"), stop, code=143)
+    assert "stopped after iteration 6, saved in" in output  # in the fifth one the head's gradients are not complete
+    run(several_optimizers(tmp_path / "run"), go_on="latest")
+    assert len(losses(tmp_path / "run")) == BATCHES * EPOCHS
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from mmengine.dist import get_comm_device, is_main_process
 from mmengine.hooks import EMAHook, Hook
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -96,7 +97,8 @@ class StopOnSignal(Hook):
     ) -> None:
         loop = runner.train_loop
         wrapper = runner.optim_wrapper
-        if hasattr(wrapper, "should_update") and not wrapper.should_update():
+        wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+        if not all(one.should_update() for one in wrappers if hasattr(one, "should_update")):
             return  # gradients of some batches are being accumulated
         self._stop_if_asked(runner, loop._epoch, loop._iter + 1)
 
