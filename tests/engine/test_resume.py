@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from copy import deepcopy
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -14,9 +15,10 @@ from mmdet.datasets.samplers import MultiSourceSampler
 from mmengine.config import Config
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import CheckpointHook
+from mmengine.registry import DATASETS
 from mmengine.runner.loops import _InfiniteDataloaderIterator
 from runs import At, digits, digits_by_iteration, kill, largest_difference, losses, run, shapes
-from torch.utils.data import ConcatDataset, DataLoader, Sampler
+from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Sampler
 
 from mmsema.checkpoint import CheckpointError, read_checkpoint
 from mmsema.engine import ExactResume, UsageError
@@ -195,6 +197,35 @@ def test_more_epochs_than_planned_are_warned_of(tmp_path):
     cfg.train_cfg.max_epochs = 5
     cfg.train_dataloader.num_batch_per_epoch = 2
     assert "an epoch has 2 batches and had 4" in run(cfg, go_on="latest")
+
+
+@DATASETS.register_module()
+class Stream(IterableDataset):
+    """Samples one after the other, without numbers."""
+
+    def __init__(self, dataset: dict) -> None:
+        self.dataset = DATASETS.build(dataset)
+
+    def __iter__(self) -> Iterator:
+        return (self.dataset[i] for i in range(16))
+
+    def __len__(self) -> int:
+        return 16
+
+
+@pytest.mark.slow
+def test_streams_train_and_go_on(tmp_path):
+    def stream(iterations: int) -> Config:
+        cfg = digits_by_iteration(tmp_path / "run")
+        loader = cfg.train_dataloader
+        loader.pop("num_batch_per_epoch")
+        loader.sampler, loader.dataset = None, dict(type="mmengine.Stream", dataset=deepcopy(loader.dataset))
+        cfg.train_cfg.max_iters = iterations
+        return cfg
+
+    assert "exact resume needs samples by index" in run(stream(3))
+    run(stream(6), go_on="latest")
+    assert len(losses(tmp_path / "run")) == 6
 
 
 def config(folder: Path) -> Config:

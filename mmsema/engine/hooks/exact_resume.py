@@ -14,7 +14,7 @@ import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ...registry import HOOKS
 
@@ -49,6 +49,11 @@ class SeededDataset(Dataset):
 def sampler_of(loader: DataLoader) -> Any:
     """What draws the samples' indices; None where batches are not made of them."""
     return getattr(loader.batch_sampler, "sampler", None)
+
+
+def _by_index(loader: DataLoader) -> bool:
+    """Whether samples are read by index; PyTorch gives loaders of a stream a batch sampler, too."""
+    return loader.batch_sampler is not None and not isinstance(loader.dataset, IterableDataset)
 
 
 class NumberedBatches:
@@ -120,6 +125,8 @@ class ExactResume(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         meta, loop = checkpoint["meta"], runner.train_loop
+        if not _by_index(loop.dataloader):
+            return
         done = meta["iter"] - self.epoch_start if meta["epoch"] == loop.epoch else 0
         meta["batches"] = dict(
             done=done, of=len(loop.dataloader), seed=getattr(sampler_of(loop.dataloader), "seed", None)
@@ -133,8 +140,8 @@ class ExactResume(Hook):
                 f"nothing is left to train: iteration {loop.iter} of {loop.max_iters} is done; for more raise "
                 "train_cfg.max_epochs or train_cfg.max_iters"
             )
-        if loader.batch_sampler is None:
-            runner.logger.warning("exact resume needs batches by index, which this data loader does not have")
+        if not _by_index(loader):
+            runner.logger.warning("exact resume needs samples by index, which this data loader does not have")
             return
         sampler = sampler_of(loader)
         if self.saved is not None:
