@@ -1,16 +1,18 @@
 """Find the annotations in a folder of one's own pictures, and bring them to COCO's form."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 from .converters.coco import ConversionError, Picture, is_held_out, split, write_coco
+from .converters.files import read_picture, walk
 from .converters.masks import describe, read_masks
 from .converters.voc import read_voc, voc_split
 
 OURS = "mmsema"  # the folder that converted annotations are written to, inside the data's
-NAMES = dict(train=("train",), val=("val", "valid", "validation", "test"))
+ROLES = dict(trainval="train", training="train", train="train", validation="val", valid="val", val="val", test="test")
 
 
 @dataclass
@@ -47,31 +49,62 @@ def _read_coco(file: Path) -> Optional[dict]:
     return content if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys) else None
 
 
+def _fits(place: Path, images: Sequence[dict]) -> bool:
+    """Whether a folder has all pictures of a file, and the first one in the size that its entry says."""
+    if not all((place / image["file_name"]).is_file() for image in images):
+        return False
+    picture, first = read_picture(place / images[0]["file_name"]), images[0]
+    return picture is not None and picture.shape[:2] == (first.get("height"), first.get("width"))
+
+
 def _picture_folder(file: Path, content: dict, folder: Path) -> Path:
-    """The folder that the file names start from: the first one that has the first picture."""
-    name = next((image.get("file_name", "") for image in content["images"] if isinstance(image, dict)), "")
-    below = sorted((path for path in folder.rglob("*") if path.is_dir()), key=lambda path: len(path.parts))
-    words = NAMES.get(_role(file, folder), ())
-    below.sort(key=lambda path: not any(word in path.name.lower() for word in words))
-    for place in [file.parent, folder, *below]:
+    """The folder that the file names start from, as it has the first picture: the annotation file's own, the data's, or
+    one of those below it, where one of the file's role goes before one without and one of another role.
+
+    Raises:
+        ConversionError: there is none; or several are as good, label maps of the pictures' names among them perhaps.
+    """
+    images = [image for image in content["images"] if isinstance(image, dict) and image.get("file_name")]
+    name = images[0]["file_name"] if images else ""
+    role = _role(file, folder)
+    order = [file.parent, folder, *dict(train=["train"], val=["val", "test"], test=["test", "val"]).get(role, []), None]
+
+    def rank(place: Path) -> int:
+        its = place if place in order else _role(place, folder) if role else None
+        return order.index(its) if its in order else len(order)
+
+    holding: Dict[int, List[Path]] = {}
+    for place, _ in walk(folder):
         if name and (place / name).is_file():
-            return place
-    raise ConversionError(f"{file} names {name!r}, which is in no folder below {folder}")
+            holding.setdefault(rank(place), []).append(place)
+    if not holding:
+        raise ConversionError(f"{file} names {name!r}, which is in no folder below {folder}")
+    best = holding[min(holding)]
+    if len(best) > 1:
+        best = [place for place in best if _fits(place, images)] or best
+    if len(best) > 1:
+        raise ConversionError(
+            f"{file} names {name!r}, which is in several folders ({', '.join(map(str, best))}); lay the annotation "
+            f"file into the one that is meant, or take the others out of {folder}"
+        )
+    return best[0]
 
 
-def _role(file: Path, folder: Path) -> Optional[str]:
-    """Whether a file's name, or else the nearest folder above it, says that it is for training or for validation."""
-    for text in reversed(file.relative_to(folder).as_posix().lower().split("/")):
-        for role, words in NAMES.items():
-            if any(word in text for word in words):
-                return role
+def _role(path: Path, folder: Path) -> Optional[str]:
+    """Whether a path, its last part first, says train, val or test: as a word, or else as a part of one."""
+    parts = path.relative_to(folder).as_posix().lower().split("/")[::-1]
+    for pattern in ("[a-z]+", "|".join(ROLES)):
+        for part in parts:
+            found = [ROLES[word] for word in re.findall(pattern, part) if word in ROLES]
+            if found:
+                return found[-1]
     return None
 
 
 def _mask_folder(folder: Path) -> Optional[Path]:
     """The folder whose pictures have folders of masks, ``folder`` or one below it."""
-    pictures = [path.parent for path in folder.rglob("masks") if path.is_dir() and (path.parent / "images").is_dir()]
-    found = sorted({path.parent for path in pictures if path != folder})
+    pictures = [place.parent for place, _ in walk(folder) if place.name == "masks"]
+    found = sorted({path.parent for path in pictures if path != folder and (path / "images").is_dir()})
     if len(found) > 1:
         names = ", ".join(map(str, found))
         raise ConversionError(f"{folder} has several folders of pictures with masks ({names}); name one of them")
@@ -104,26 +137,24 @@ def _split_coco(part: Part, folder: Path) -> Tuple[Part, Part]:
 
 
 def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
-    roles, unused = {}, []
+    roles: Dict[Optional[str], List[Path]] = {}
     for file in files:
         roles.setdefault(_role(file, folder) if len(files) > 1 else "train", []).append(file)
+    unused = roles.pop("test", []) if "val" in roles else []
+    if "test" in roles:
+        roles["val"] = roles.pop("test")
     for role, found in roles.items():
-        best = [
-            file for file in found if role != "val" or "val" in file.relative_to(folder).as_posix().lower()
-        ] or found
-        if role is None or len(best) > 1:
-            names = ", ".join(str(file.relative_to(folder)) for file in (best if role else files))
+        if role is None or len(found) > 1:
+            names = ", ".join(str(file.relative_to(folder)) for file in (found if role else files))
             raise ConversionError(
                 f"{folder} has several annotation files ({names}); leave one with train and one with val"
             )
-        roles[role] = best
-        unused += [file for file in found if file not in best]
     if "train" not in roles:
         raise ConversionError(f"{folder} has no annotation file with train in its name: {', '.join(map(str, files))}")
     read = {role: Part(file, folder, _read_coco(file)) for role, (file,) in roles.items()}
     for part in read.values():
         part.pictures = _picture_folder(part.file, part.content, folder)
-    lines = [f"{part.file}: {len(part.content['images'])} pictures" for part in read.values()]
+    lines = [f"{part.file}: {len(part.content['images'])} pictures, in {part.pictures}" for part in read.values()]
     lines += [f"{file}: not used, as there is {read['val'].file}" for file in unused]
     if "val" not in read:
         read["train"], read["val"] = _split_coco(read["train"], folder)
@@ -151,14 +182,15 @@ def find_own_data(folder: Path, name: str = "object") -> OwnData:
     """
     if not folder.is_dir():
         raise ConversionError(f"data {folder} is not a folder")
-    files = [path for path in sorted(folder.rglob("*.json")) if folder / OURS not in path.parents and _read_coco(path)]
-    if files:
-        return _own_coco(files, folder)
+    every = sorted(path for _, files in walk(folder) for path in files)
+    coco = [path for path in every if path.suffix == ".json" and folder / OURS not in path.parents and _read_coco(path)]
+    if coco:
+        return _own_coco(coco, folder)
     masks = _mask_folder(folder)
     if masks is not None:
         pictures, problems, counts = read_masks(masks, name)
         lines, parts = describe(counts), split(pictures)
-    elif next(folder.rglob("*.xml"), None):
+    elif any(path.suffix == ".xml" for path in every):
         pictures, problems = read_voc(folder)
         names = voc_split(folder)
         lines = ["split as ImageSets/Main/train.txt and val.txt say"] if names else []

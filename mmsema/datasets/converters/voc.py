@@ -8,6 +8,7 @@ import cv2
 from rich.progress import track
 
 from .coco import ConversionError, Picture
+from .files import walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -47,11 +48,13 @@ def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
         ConversionError: no XML file there has a picture.
     """
     found: Dict[str, List[Path]] = {}
-    for path in sorted(folder.rglob("*")):
+    every = [path for _, files in walk(folder) for path in files]
+    for path in every:
         if path.suffix.lower() in SUFFIXES:
             found.setdefault(path.stem, []).append(path)
+    files = sorted((path for path in every if path.suffix == ".xml"), key=lambda path: path.stem)
     pictures, problems = [], []
-    for file in track(sorted(folder.rglob("*.xml"), key=lambda path: path.stem), "Reading XML"):
+    for file in track(files, "Reading XML"):
         same = found.get(file.stem, [])
         try:
             root = ElementTree.parse(file).getroot()
@@ -83,7 +86,8 @@ def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
 
 def voc_split(folder: Path) -> Optional[Tuple[Set[str], Set[str]]]:
     """The names to train on and to validate on of all ``ImageSets/Main/train.txt`` and ``val.txt``, if both exist."""
-    lists = [sorted(folder.rglob(f"ImageSets/Main/{name}.txt")) for name in ("train", "val")]
+    every = [path for place, files in walk(folder) if place.parts[-2:] == ("ImageSets", "Main") for path in files]
+    lists = [[path for path in every if path.name == name] for name in ("train.txt", "val.txt")]
     if not all(lists):
         return None
     return tuple(
