@@ -207,13 +207,14 @@ def audit(data: OwnData, masks: bool) -> List[str]:
     """
     from .audit import audit_coco
 
-    lines, stops = [], []
+    lines, stops, drops = [], [], []
     for part, use in ((data.train, "train"), (data.val, "evaluate")):
         report = audit_coco(part.file, part.pictures, data.classes, use=use, masks=masks, progress=track)
         lines += report.lines()
         stops += report.stops
+        drops += report.drops  # they may be why nothing is left
     if stops:
-        raise UsageError("; ".join(stops))
+        raise UsageError("; ".join(stops + drops))
     return lines
 
 

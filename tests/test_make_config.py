@@ -228,6 +228,11 @@ def faulty(work: Path, case: str) -> None:
     elif case == "no objects":
         file = work / "data/annotations/instances_train.json"
         file.write_text(json.dumps(dict(content(file), annotations=[])))
+    elif case == "image ids of another kind":
+        file = work / "data/annotations/instances_train.json"
+        whole = content(file)
+        annotations = [dict(one, image_id=str(one["image_id"])) for one in whole["annotations"]]
+        file.write_text(json.dumps(dict(whole, annotations=annotations)))
     elif case == "there already":
         (work / "mine.py").write_text("mine")
 
@@ -237,6 +242,7 @@ CASES = {
     "two for training": "several annotation files (annotations/instances_train.json, annotations/other_train.json)",
     "nothing": "data has no annotations: a COCO file",
     "no objects": "instances_train.json",
+    "image ids of another kind": "annotation of an image that is not listed: annotation 1 (image_id '1')",
     "there already": "mine.py exists already",
 }
 

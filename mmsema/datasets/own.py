@@ -4,9 +4,9 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, Optional, Sequence, Set, Tuple
 
-from .converters.coco import ConversionError, Picture, is_held_out, split, write_coco
+from .converters.coco import ConversionError, Picture, hold_out, write_coco
 from .converters.files import read_picture, walk
 from .converters.masks import describe, read_masks
 from .converters.voc import read_voc, voc_split
@@ -111,29 +111,70 @@ def _mask_folder(folder: Path) -> Optional[Path]:
     return found[0] if found else None
 
 
+def _require_pictures(file: Path, pictures: Sequence, problems: Sequence[str] = ()) -> None:
+    if not pictures:
+        first = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
+        raise ConversionError(
+            f"no picture is left for {file}; at least one is needed to train and one to validate{first}"
+        )
+
+
+def _split_by_names(pictures: Sequence[Picture], folder: Path) -> Tuple[List[List[Picture]], List[str]]:
+    held, lines = hold_out([picture.path.relative_to(folder).as_posix() for picture in pictures])
+    parts = [[one for one, is_held in zip(pictures, held, strict=True) if is_held == side] for side in (False, True)]
+    return parts, ["split by the pictures' names", *lines]
+
+
+def _split_by_folders(pictures: Sequence[Picture], folder: Path) -> Optional[Tuple[List[List[Picture]], List[str]]]:
+    """As the folders of the XML say, if every one does; of val and test the first is used."""
+    roles = [_role(picture.source.parent, folder) for picture in pictures]
+    sides = ["train", "val" if "val" in roles else "test"]
+    if None in roles or not {*sides} <= {*roles}:
+        return None
+    parts = [[one for one, role in zip(pictures, roles, strict=True) if role == side] for side in sides]
+    unused = len(pictures) - len(parts[0]) - len(parts[1])
+    more = f"; {unused} pictures of test are not used, as there is val" if unused else ""
+    return parts, [f"split as the folders say, {' and '.join(sides)}{more}"]
+
+
+def _split_by_lists(pictures: Sequence[Picture], names: Sequence[Set[str]]) -> Tuple[List[List[Picture]], List[str]]:
+    """As the lists to train and to validate on say; and what is in one place only."""
+    problems = []
+    listed, stems = set.union(*names), [one.path.stem for one in pictures]
+    for what, found in (
+        ("pictures are in neither list, train.txt or val.txt", [stem for stem in stems if stem not in listed]),
+        ("names of train.txt or val.txt have no picture", sorted(listed - {*stems})),
+    ):
+        if found:
+            first = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+            problems.append(f"{len(found)} {what}: {first}")
+    return [[one for one in pictures if one.path.stem in side] for side in names], problems
+
+
 def _write(folder: Path, name: str, pictures: Sequence[Picture], classes: Sequence[str]) -> Part:
     file = folder / OURS / f"instances_{name}.json"
-    if not pictures:
-        raise ConversionError(f"no picture is left for {file}; at least one is needed to train and one to validate")
     description = f"{folder.name}, {name}, written by tools/make_config.py"
     return Part(file, folder, write_coco(file, pictures, classes, folder, description))
 
 
-def _split_coco(part: Part, folder: Path) -> Tuple[Part, Part]:
-    """Two files for one, by :func:`is_held_out` of the pictures' names; the annotations stay as they are."""
-    parts = []
-    for name, held_out in (("train", False), ("val", True)):
-        images = [i for i in part.content["images"] if is_held_out(Path(str(i.get("file_name"))).stem) == held_out]
-        ids = {image.get("id") for image in images}
-        annotations = [one for one in part.content["annotations"] if one.get("image_id") in ids]
+def _split_coco(part: Part, folder: Path) -> Tuple[Part, Part, List[str]]:
+    """Two files for one, by the pictures' names, and lines; the annotations stay as they are.
+
+    Those of no picture go to training, so that the audit counts them.
+    """
+    images, parts = part.content["images"], []
+    held, lines = hold_out([str(image.get("file_name")) for image in images])
+    in_val = {image.get("id") for image, is_held in zip(images, held, strict=True) if is_held}
+    for name, side in (("train", False), ("val", True)):
+        own = [image for image, is_held in zip(images, held, strict=True) if is_held == side]
+        annotations = [one for one in part.content["annotations"] if (one.get("image_id") in in_val) == side]
         file = folder / OURS / f"instances_{name}.json"
-        if not images:
-            raise ConversionError(f"no picture is left for {file}; at least one is needed to train and one to validate")
-        content = dict(part.content, images=images, annotations=annotations)
+        _require_pictures(file, own)
+        content = dict(part.content, images=own, annotations=annotations)
         file.parent.mkdir(exist_ok=True)
         file.write_text(json.dumps(content))
         parts.append(Part(file, part.pictures, content))
-    return parts[0], parts[1]
+    return parts[0], parts[1], lines
 
 
 def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
@@ -157,7 +198,8 @@ def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
     lines = [f"{part.file}: {len(part.content['images'])} pictures, in {part.pictures}" for part in read.values()]
     lines += [f"{file}: not used, as there is {read['val'].file}" for file in unused]
     if "val" not in read:
-        read["train"], read["val"] = _split_coco(read["train"], folder)
+        read["train"], read["val"], more = _split_coco(read["train"], folder)
+        lines += ["split by the pictures' names", *more]
         lines += [f"{part.file}: {len(part.content['images'])} of them" for part in read.values()]
     categories = read["train"].content["categories"]  # mmdet counts them in the file's order
     used = {one.get("category_id") for part in read.values() for one in part.content["annotations"]}
@@ -169,9 +211,9 @@ def find_own_data(folder: Path, name: str = "object") -> OwnData:
     """Annotations in COCO's form for the pictures below ``folder``, training and validation.
 
     In this order: one or two COCO files, told apart by train and val (or test) in their paths; one mask file per object
-    (``<name>/images/*``, ``<name>/masks/*``); VOC's XML, split as ``ImageSets/Main`` says. Where there is no validation
-    part, the pictures are split by :func:`is_held_out`. What is converted or split is written to ``folder/mmsema``; no
-    file of the user's is changed.
+    (``<name>/images/*``, ``<name>/masks/*``); VOC's XML, split as ``ImageSets/Main`` or the folders say. Where there is
+    no validation part, the pictures are split by :func:`hold_out`. What is converted or split is
+    written to ``folder/mmsema``; no file of the user's is changed.
 
     Args:
         folder: the data.
@@ -189,22 +231,23 @@ def find_own_data(folder: Path, name: str = "object") -> OwnData:
     masks = _mask_folder(folder)
     if masks is not None:
         pictures, problems, counts = read_masks(masks, name)
-        lines, parts = describe(counts), split(pictures)
+        parts, lines = _split_by_names(pictures, folder)
+        lines = describe(counts) + lines
     elif any(path.suffix == ".xml" for path in every):
         pictures, problems = read_voc(folder)
-        names = voc_split(folder)
-        lines = ["split as ImageSets/Main/train.txt and val.txt say"] if names else []
-        parts = [[one for one in pictures if one.path.stem in side] for side in names] if names else split(pictures)
-        listed = set.union(*names) if names else {one.path.stem for one in pictures}
-        unlisted = [one.path.stem for one in pictures if one.path.stem not in listed]
-        if unlisted:
-            first = ", ".join(unlisted[:4]) + (", ..." if len(unlisted) > 4 else "")
-            problems.append(f"{len(unlisted)} pictures are in neither list, train.txt or val.txt: {first}")
+        names = voc_split(folder, {one.path.stem for one in pictures})
+        if names:
+            parts, unlisted = _split_by_lists(pictures, names)
+            lines, problems = ["split as ImageSets/Main/train.txt and val.txt say"], unlisted + problems
+        else:
+            parts, lines = _split_by_folders(pictures, folder) or _split_by_names(pictures, folder)
     else:
         raise ConversionError(
             f"{folder} has no annotations: a COCO file (*.json with images, annotations and categories), "
             "VOC's (*.xml), or masks (<name>/images/*, <name>/masks/*)"
         )
+    for side, part in zip(("train", "val"), parts, strict=True):
+        _require_pictures(folder / OURS / f"instances_{side}.json", part, problems)
     classes = sorted({one["category"] for picture in pictures for one in picture.objects})
     train, val = (_write(folder, side, part, classes) for side, part in zip(("train", "val"), parts, strict=True))
     lines += [f"{part.file}: {len(part.content['images'])} pictures, written" for part in (train, val)]

@@ -106,3 +106,90 @@ def test_of_val_and_test_the_first_is_used(data):
         write_coco(lists / f"{role}.json")
     assert folders(data) == ["train", "val"]
     assert f"{lists}/test.json: not used, as there is {lists}/val.json" in find_own_data(data).lines
+
+
+@pytest.mark.parametrize("form", ["COCO", "VOC"])
+def test_pictures_of_one_name_are_split_nevertheless(form, data):
+    """The hash of the name puts all of them on one side; the split of other sets stays as it was."""
+    scenes = [f"scene{i}/image.png" for i in range(10)]
+    if form == "COCO":
+        write_pictures(data, scenes)
+        write_coco(data / "all.json", scenes)
+    for scene in scenes if form == "VOC" else ():
+        write_voc(data, "image", item("cat", 5, 5, 40, 40))
+        for file in ("JPEGImages/image.jpg", "Annotations/image.xml"):
+            (data / scene).parent.mkdir(exist_ok=True)
+            (data / file).rename((data / scene).with_suffix(Path(file).suffix))
+    found = find_own_data(data)
+    (held_out,) = names(found.val)
+    assert len(names(found.train)) == 9
+    assert f"the names put all pictures on one side, so {held_out} alone is held out" in found.lines
+
+
+def test_annotations_of_no_picture_are_kept_for_the_audit(data):
+    """Split, they were in neither file, and nobody told."""
+    write_pictures(data)
+    write_coco(data / "all.json")
+    whole = json.loads((data / "all.json").read_text())
+    for one in whole["annotations"][::2]:
+        one["image_id"] = str(one["image_id"])
+    (data / "all.json").write_text(json.dumps(whole))
+    found = find_own_data(data)
+    assert len(found.train.content["annotations"] + found.val.content["annotations"]) == 10
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_voc_in_folders_of_roles_is_split_by_them(same, data):
+    for role in ("train", "valid", "test"):
+        for i in range(3):
+            path = write_voc(data, f"{i}" if same else f"{role}{i}", item("cat", 5, 5, 40, 40))
+            (data / role).mkdir(exist_ok=True)
+            for file in (path, data / f"JPEGImages/{path.stem}.jpg"):
+                file.rename(data / role / file.name)
+    found = find_own_data(data)
+    assert {name.split("/")[0] for name in names(found.train)} == {"train"} and len(names(found.train)) == 3
+    assert {name.split("/")[0] for name in names(found.val)} == {"valid"} and len(names(found.val)) == 3
+    line = "split as the folders say, train and val; 3 pictures of test are not used, as there is val"
+    assert line in found.lines and not found.problems
+    write_voc(data, "more", item("cat", 5, 5, 40, 40))
+    assert "split by the pictures' names" in find_own_data(data).lines
+
+
+LISTS = {
+    "spaces": ("my picture {}", "my picture {}", "utf-8"),
+    "labels": ("my picture {}", "my picture {}  -1", "utf-8"),
+    "suffixes": ("straße{}.v2", "straße{}.v2.JPG", "utf-8"),
+    "byte order mark": ("straße{}", "straße{}", "utf-8-sig"),
+}
+
+
+@pytest.mark.parametrize("case", LISTS)
+def test_lists_name_pictures_in_several_ways(case, data):
+    name, line, encoding = LISTS[case]
+    for i in range(4):
+        write_voc(data, name.format(i), item("cat", 5, 5, 40, 40))
+    (data / "ImageSets/Main").mkdir(parents=True)
+    for file, numbers in (("train", (0, 2)), ("val", (1, 3))):
+        text = "\n".join(line.format(i) for i in numbers)
+        (data / f"ImageSets/Main/{file}.txt").write_text(text, encoding=encoding)
+    found = find_own_data(data)
+    for part, numbers in ((found.train, (0, 2)), (found.val, (1, 3))):
+        assert names(part) == [f"JPEGImages/{name.format(i)}.jpg" for i in numbers]
+    assert not found.problems
+
+
+def test_lists_that_name_no_picture_are_told(data):
+    for name in "ab":
+        write_voc(data, name, item("cat", 5, 5, 40, 40))
+    (data / "ImageSets/Main").mkdir(parents=True)
+    (data / "ImageSets/Main/train.txt").write_text("a\n")
+    (data / "ImageSets/Main/val.txt").write_text("other\n")
+    with pytest.raises(
+        ConversionError, match="no picture is left for .*instances_val.json.* 2 problems: 1 pictures are"
+    ):
+        find_own_data(data)
+    (data / "ImageSets/Main/val.txt").write_text("b\nother\n")
+    assert find_own_data(data).problems == ["1 names of train.txt or val.txt have no picture: other"]
+    (data / "ImageSets/Main/val.txt").write_text("straße", encoding="latin-1")
+    with pytest.raises(ConversionError, match=r"Main/val.txt is not UTF-8, at byte 4; save it as UTF-8"):
+        find_own_data(data)

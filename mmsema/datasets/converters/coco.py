@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from pathlib import Path, PurePosixPath
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -25,6 +25,11 @@ class Picture:
     height: int
     width: int
     objects: List[dict] = field(default_factory=list)
+    source: Optional[Path] = None  # the file that says so, where it is one
+
+
+def _digest(name: str) -> int:
+    return int(hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest(), 16)  # of names that are not UTF-8 too
 
 
 def is_held_out(name: str) -> bool:
@@ -33,7 +38,19 @@ def is_held_out(name: str) -> bool:
     It does if the SHA-256 of the name, read as one big number, is divisible by five. So the split depends on nothing
     but the name: more pictures, another order or another machine move none from one side to the other.
     """
-    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % TEST_SHARE == 0
+    return _digest(name) % TEST_SHARE == 0
+
+
+def hold_out(paths: Sequence[str]) -> Tuple[List[bool], List[str]]:
+    """Which pictures :func:`is_held_out` holds out; where that is none or all, one, and a line that says which.
+
+    It is the one whose path has the smallest SHA-256: some sets have one name in many folders.
+    """
+    held = [is_held_out(PurePosixPath(path).stem) for path in paths]
+    if len(held) < 2 or len(set(held)) == 2:
+        return held, []
+    first = min(paths, key=_digest)
+    return [path == first for path in paths], [f"the names put all pictures on one side, so {first} alone is held out"]
 
 
 def split(pictures: Sequence[Picture]) -> Tuple[List[Picture], List[Picture]]:

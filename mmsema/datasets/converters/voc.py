@@ -1,14 +1,14 @@
 """Pascal VOC's XML: ``*.xml`` with boxes beside or near the pictures, and lists of names in ``ImageSets/Main``."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Dict, List, Optional, Set, Tuple
 
-import cv2
 from rich.progress import track
 
 from .coco import ConversionError, Picture
-from .files import walk
+from .files import read_picture, walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -37,7 +37,8 @@ def _object(node: ElementTree.Element, width: int, height: int) -> dict:
 def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
     """The pictures that have an XML file anywhere below ``folder``, sorted by the XML's name.
 
-    Of several pictures of that name, the one is meant that the XML calls ``filename``, suffix included.
+    Of several pictures of that name, the one is meant that the XML calls ``filename``, suffix included, and
+    of several of these the one in the XML's own folder.
     A box without area is left out; a picture whose XML or file cannot be read, or says another size than the picture
     has, is left out as a whole. Objects marked difficult become crowds, which training and evaluation pass over.
 
@@ -60,19 +61,21 @@ def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
             root = ElementTree.parse(file).getroot()
             if len(same) > 1:  # as VOC has them: JPEGImages/a.jpg, SegmentationClass/a.png
                 same = [path for path in same if path.name == (root.findtext("filename") or "").strip()] or same
+            if len(same) > 1:  # train/a.jpg, valid/a.jpg
+                same = [path for path in same if path.parent == file.parent] or same
             if len(same) != 1:
                 raise ValueError(f"there are {len(same)} pictures of its name below {folder}")
-            image = cv2.imread(str(same[0]))
+            image = read_picture(same[0])
             if image is None:
                 raise ValueError(f"{same[0]} is not a picture that can be read")
             height, width = image.shape[:2]
-            said = [root.findtext(f"size/{key}") or str(size) for key, size in (("width", width), ("height", height))]
-            if said not in ([str(width), str(height)], ["0", "0"]):
-                raise ValueError(f"it says {said[0]} x {said[1]}, the picture is {width} x {height}")
+            said = [float(root.findtext(f"size/{key}") or size) for key, size in (("width", width), ("height", height))]
+            if said not in ([width, height], [0, 0]):
+                raise ValueError(f"it says {said[0]:g} x {said[1]:g}, the picture is {width} x {height}")
         except (ElementTree.ParseError, ValueError) as error:
             problems.append(f"{file}: {error}: the picture is left out")
             continue
-        picture = Picture(same[0], height, width)
+        picture = Picture(same[0], height, width, source=file)
         for node in root.iter("object"):
             try:
                 picture.objects.append(_object(node, width, height))
@@ -80,16 +83,36 @@ def read_voc(folder: Path) -> Tuple[List[Picture], List[str]]:
                 problems.append(f"{file}: {error}: left out")
         pictures.append(picture)
     if not pictures:
-        raise ConversionError(f"{folder} has no XML file with a picture of its name" + "".join(problems[:1]))
+        first = f"; the first of {len(problems)} problems: {problems[0]}" if problems else ""
+        raise ConversionError(f"{folder} has no XML file with a picture of its name{first}")
     return pictures, problems
 
 
-def voc_split(folder: Path) -> Optional[Tuple[Set[str], Set[str]]]:
-    """The names to train on and to validate on of all ``ImageSets/Main/train.txt`` and ``val.txt``, if both exist."""
+def _listed(line: str, stems: Set[str]) -> str:
+    """The picture that a line of a list names: all of it, or without the label 1, -1 or 0 at its end, or the suffix."""
+    names = [line, re.sub(r"\s+(-1|0|1)$", "", line)]
+    names += [Path(name).stem for name in names if Path(name).suffix.lower() in SUFFIXES]
+    return next((name for name in names if name in stems), names[1])
+
+
+def voc_split(folder: Path, stems: Set[str]) -> Optional[Tuple[Set[str], Set[str]]]:
+    """The names to train on and to validate on of all ``ImageSets/Main/train.txt`` and ``val.txt``, if both exist.
+
+    Args:
+        folder: the data.
+        stems: the names of the pictures, without suffix.
+
+    Raises:
+        ConversionError: a list is not UTF-8.
+    """
     every = [path for place, files in walk(folder) if place.parts[-2:] == ("ImageSets", "Main") for path in files]
-    lists = [[path for path in every if path.name == name] for name in ("train.txt", "val.txt")]
-    if not all(lists):
-        return None
-    return tuple(
-        {line.split()[0] for file in files for line in file.read_text().splitlines() if line.strip()} for files in lists
-    )
+    sides = []
+    for name in ("train.txt", "val.txt"):
+        lines: List[str] = []
+        for path in (path for path in every if path.name == name):
+            try:
+                lines += path.read_text(encoding="utf-8-sig").splitlines()
+            except UnicodeDecodeError as error:
+                raise ConversionError(f"{path} is not UTF-8, at byte {error.start}; save it as UTF-8") from None
+        sides.append({_listed(line.strip(), stems) for line in lines if line.strip()})
+    return (sides[0], sides[1]) if {path.name for path in every} >= {"train.txt", "val.txt"} else None

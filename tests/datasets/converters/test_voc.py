@@ -86,20 +86,26 @@ def test_the_xml_says_which_of_several_pictures_is_meant(tmp_path):
     assert picture.path.name == "a.jpg" and "b.xml: there are 2 pictures of its name" in problem
 
 
+def test_sizes_are_numbers_however_they_are_written(tmp_path):
+    path = write_voc(tmp_path, "a", item("cat", 1, 1, 9, 9))
+    path.write_text(path.read_text().replace("<width>80<", "<width> 80.0 <"))
+    assert len(read_voc(tmp_path)[0]) == 1
+
+
 def test_a_folder_without_pictures_is_an_error(tmp_path):
     with pytest.raises(ConversionError, match="has no XML file with a picture of its name"):
         read_voc(tmp_path)
 
 
 def test_lists_of_names_are_the_split(tmp_path):
-    assert voc_split(tmp_path) is None
+    assert voc_split(tmp_path, {"a", "b", "c", "d"}) is None
     lists = tmp_path / "VOC2012/ImageSets/Main"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("a\nb\n\n")
-    assert voc_split(tmp_path) is None
+    assert voc_split(tmp_path, {"a", "b", "c", "d"}) is None
     (lists / "val.txt").write_text("c 1\n")
-    assert voc_split(tmp_path) == ({"a", "b"}, {"c"})
+    assert voc_split(tmp_path, {"a", "b", "c", "d"}) == ({"a", "b"}, {"c"})
     other = tmp_path / "VOC2007/ImageSets/Main"
     other.mkdir(parents=True)
     (other / "train.txt").write_text("d\n")
-    assert voc_split(tmp_path) == ({"a", "b", "d"}, {"c"})
+    assert voc_split(tmp_path, {"a", "b", "c", "d"}) == ({"a", "b", "d"}, {"c"})
