@@ -61,7 +61,11 @@ class Predictions:
 
     results: List[dict]
     file: Path
-    problems: List[str]  # one line for each picture that could not be read
+    problems: List[str]  # one line for each picture that could not be read, predicted or drawn
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class _Output:
@@ -109,34 +113,59 @@ class _Output:
             if image is None:
                 problems.append(f"{path} is not a picture that can be read")
                 continue
-            drawn = self.add(path.name, number, image)
-            if drawn is not None:
-                name = path.name if path.suffix.lower() in IMAGES else f"{path.name}.png"  # which OpenCV can write
-                mmcv.imwrite(drawn, str(self.folder / name))
+            try:
+                drawn = self.add(path.name, number, image)
+                if drawn is not None:
+                    name = path.name if path.suffix.lower() in IMAGES else f"{path.name}.png"  # which OpenCV can write
+                    mmcv.imwrite(drawn, str(self.folder / name))
+            except Exception as error:  # whatever the model or OpenCV raise, the other pictures are worth their time
+                problems.append(f"{path}: {_line(error)}")
         if len(problems) == len(paths):
             raise UsageError("; ".join(problems))
         return problems
 
     def add_video(self, path: Path) -> List[str]:
+        target = self.folder / f"{path.stem}.mp4"
+        for name in map(str, (path, target)):
+            try:
+                name.encode()
+            except UnicodeEncodeError:  # OpenCV ends the process at it
+                raise UsageError(f"video {name!r} has a name that is not UTF-8; rename it") from None
         video = mmcv.VideoReader(str(path))
         if not video.opened or video.width < 1:
             raise UsageError(f"video {path} cannot be opened")
-        target = self.folder / f"{path.stem}.mp4"
-        writer, count = None, 0
+        writer, count, problems = None, 0, []
         frames: Iterator[np.ndarray] = iter(video)
-        for count, frame in enumerate(track(frames, "frames", total=max(video.frame_cnt, 0) or None), 1):
-            drawn = self.add(path.name, count, frame)
-            if drawn is not None:
-                writer = writer or cv2.VideoWriter(
-                    str(target), cv2.VideoWriter.fourcc(*"mp4v"), video.fps, drawn.shape[1::-1]
-                )
-                writer.write(np.ascontiguousarray(drawn))
-        if writer is not None:
-            writer.release()
+        try:
+            for count, frame in enumerate(track(frames, "frames", total=max(video.frame_cnt, 0) or None), 1):
+                try:
+                    drawn = self.add(path.name, count, frame)
+                except Exception as error:
+                    problems = [f"{path}: frame {count} of {video.frame_cnt}, the last one looked at: {_line(error)}"]
+                    break
+                if drawn is not None:
+                    writer = writer or self._video_writer(target, video.fps, drawn.shape[1::-1])
+                    writer.write(np.ascontiguousarray(drawn))
+        finally:
+            if writer is not None:
+                writer.release()
         if not count:
             raise UsageError(f"video {path} has no frame that can be read")
+        if problems and count == 1:
+            raise UsageError(problems[0])
         missing = video.frame_cnt - count
-        return [f"{path}: the last {missing} of {video.frame_cnt} frames cannot be read"] if missing > 0 else []
+        return (
+            problems or [f"{path}: the last {missing} of {video.frame_cnt} frames cannot be read"]
+            if missing > 0
+            else []
+        )
+
+    @staticmethod
+    def _video_writer(target: Path, fps: float, size: Tuple[int, int]) -> cv2.VideoWriter:
+        writer = cv2.VideoWriter(str(target), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+        if not writer.isOpened():
+            raise UsageError(f"video {target} cannot be written, with {fps:g} frames of {size[0]} x {size[1]} a second")
+        return writer
 
 
 def predict(
@@ -177,10 +206,15 @@ def predict(
     if any(path.parent.resolve() == folder.resolve() for path in pictures or filter(None, [video])):
         raise UsageError(f"out_dir {folder} holds the inputs, which would be overwritten; name another folder")
     require_folder("out_dir", folder)
+    file = folder / "results.json"
+    if file.is_dir():
+        raise UsageError(f"out_dir {folder}: {file} is a folder")
     model = load_model(config, checkpoint, device)
     folder.mkdir(parents=True, exist_ok=True)
     output = _Output(model, folder, [path.name for path in pictures], score_thr, labels, top_k)
     problems = output.add_pictures(pictures) if video is None else output.add_video(video)
-    file = folder / "results.json"
-    file.write_text(json.dumps(output.results))
+    try:
+        file.write_text(json.dumps(output.results))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be written: {error.strerror}") from None
     return Predictions(output.results, file, problems)

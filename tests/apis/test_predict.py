@@ -152,6 +152,20 @@ def test_a_format_that_cannot_be_written_becomes_png(work):
     assert sorted(path.name for path in Path("out").iterdir()) == ["a.jfif.png", "results.json"]
 
 
+def test_what_fails_at_one_picture_costs_that_one_alone(work):
+    for name, size in (("a.png", (64, 80)), ("b.png", (64, 80)), ("thin.png", (1, 700))):
+        cv2.imwrite(name, np.zeros(size, np.uint8))
+    Path("out/a.png").mkdir(parents=True)
+    found = predict(DETECTOR, "detector.pth", ["a.png", "thin.png", "b.png"], "out", device="cpu")
+    unwritten, thin = found.problems
+    assert unwritten.startswith("a.png: ") and "Is a directory" in unwritten
+    assert thin.startswith("thin.png: OpenCV") and "\n" not in thin
+    assert {one["file_name"] for one in json.loads(found.file.read_text())} == {"a.png", "b.png"}
+    Path("other/results.json").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"^out_dir other: other/results.json is a folder$"):
+        predict(DETECTOR, "detector.pth", "b.png", "other", device="cpu")
+
+
 @pytest.mark.slow
 def test_labels_are_drawn_as_asked(work, monkeypatch):
     drawn = {}
@@ -180,6 +194,33 @@ def test_a_video_comes_back_with_all_its_frames(work):
     Path("cut.avi").write_bytes(whole[: len(whole) * 2 // 3])
     cut = predict(DETECTOR, "detector.pth", "cut.avi", "out", device="cpu")
     assert len(cut.problems) == 1 and cut.problems[0].endswith("of 3 frames cannot be read") and cut.results
+
+
+def test_a_video_that_is_not_written_or_stops_is_told(work, monkeypatch):
+    writer = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), 5, (96, 64))
+    for _ in range(3):
+        writer.write(np.zeros((64, 96, 3), np.uint8))
+    writer.release()
+    Path("out/clip.mp4").mkdir(parents=True)
+    with pytest.raises(UsageError, match="video out/clip.mp4 cannot be written, with 5 frames of 576 x 384 a second"):
+        predict(DETECTOR, "detector.pth", "clip.avi", "out", device="cpu")
+    name = os.fsdecode(b"stra\xdfe.avi")
+    Path("clip.avi").rename(name)
+    with pytest.raises(UsageError, match="has a name that is not UTF-8"):
+        predict(DETECTOR, "detector.pth", name, "other", device="cpu")
+    Path(name).rename("clip.avi")
+    whole, frames = Detector.predict, []
+
+    def fails_at_the_second(self, image, *arguments):
+        frames.append(image)
+        if len(frames) == 2:
+            raise RuntimeError("out of\nmemory")
+        return whole(self, image, *arguments)
+
+    monkeypatch.setattr(Detector, "predict", fails_at_the_second)
+    found = predict(DETECTOR, "detector.pth", "clip.avi", "other", device="cpu")
+    assert found.problems == ["clip.avi: frame 2 of 3, the last one looked at: out of memory"]
+    assert {one["image_id"] for one in json.loads(found.file.read_text())} == {1}
 
 
 def test_a_classifier_lists_the_best_classes(work):
