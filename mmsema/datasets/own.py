@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Set, Tuple
@@ -13,6 +14,12 @@ from .converters.voc import read_voc, voc_split
 
 OURS = "mmsema"  # the folder that converted annotations are written to, inside the data's
 ROLES = dict(trainval="train", training="train", train="train", validation="val", valid="val", val="val", test="test")
+ID = (int, float, str)
+FIELDS = dict(
+    images=dict(id=ID, file_name=(str,)),
+    annotations=dict(image_id=ID, category_id=ID),
+    categories=dict(id=ID),
+)
 
 
 @dataclass
@@ -49,6 +56,18 @@ def _read_coco(file: Path) -> Optional[dict]:
     return content if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in keys) else None
 
 
+def _require_entries(file: Path, content: dict) -> None:
+    """Raise where an entry is of a kind that cannot even be looked at; what else is wrong is the audit's to say."""
+    for key, fields in FIELDS.items():
+        for i, entry in enumerate(content[key]):
+            if not isinstance(entry, dict):
+                raise ConversionError(f"{file}: {key}[{i}] is a {type(entry).__name__}, expected an object")
+            for field, kinds in fields.items():
+                if not isinstance(entry.get(field, ""), kinds):
+                    names = " or ".join(kind.__name__ for kind in kinds)
+                    raise ConversionError(f"{file}: {field} of {key}[{i}] is {entry[field]!r:.60}, expected {names}")
+
+
 def _fits(place: Path, images: Sequence[dict]) -> bool:
     """Whether a folder has all pictures of a file, and the first one in the size that its entry says."""
     if not all((place / image["file_name"]).is_file() for image in images):
@@ -64,7 +83,7 @@ def _picture_folder(file: Path, content: dict, folder: Path) -> Path:
     Raises:
         ConversionError: there is none; or several are as good, label maps of the pictures' names among them perhaps.
     """
-    images = [image for image in content["images"] if isinstance(image, dict) and image.get("file_name")]
+    images = [image for image in content["images"] if image.get("file_name")]
     name = images[0]["file_name"] if images else ""
     role = _role(file, folder)
     order = [file.parent, folder, *dict(train=["train"], val=["val", "test"], test=["test", "val"]).get(role, []), None]
@@ -163,6 +182,9 @@ def _split_coco(part: Part, folder: Path) -> Tuple[Part, Part, List[str]]:
     Those of no picture go to training, so that the audit counts them.
     """
     images, parts = part.content["images"], []
+    number, count = Counter(image.get("id") for image in images).most_common(1)[0] if images else (None, 0)
+    if number is not None and count > 1:  # in two files it would not be seen, and one lose its annotations
+        raise ConversionError(f"{part.file}: image id {number!r} is there {count} times")
     held, lines = hold_out([str(image.get("file_name")) for image in images])
     in_val = {image.get("id") for image, is_held in zip(images, held, strict=True) if is_held}
     for name, side in (("train", False), ("val", True)):
@@ -194,6 +216,7 @@ def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
         raise ConversionError(f"{folder} has no annotation file with train in its name: {', '.join(map(str, files))}")
     read = {role: Part(file, folder, _read_coco(file)) for role, (file,) in roles.items()}
     for part in read.values():
+        _require_entries(part.file, part.content)
         part.pictures = _picture_folder(part.file, part.content, folder)
     lines = [f"{part.file}: {len(part.content['images'])} pictures, in {part.pictures}" for part in read.values()]
     lines += [f"{file}: not used, as there is {read['val'].file}" for file in unused]
@@ -202,8 +225,11 @@ def _own_coco(files: Sequence[Path], folder: Path) -> OwnData:
         lines += ["split by the pictures' names", *more]
         lines += [f"{part.file}: {len(part.content['images'])} of them" for part in read.values()]
     categories = read["train"].content["categories"]  # mmdet counts them in the file's order
-    used = {one.get("category_id") for part in read.values() for one in part.content["annotations"]}
-    classes = [str(category.get("name")) for category in categories if category.get("id") in used]
+    used = set()
+    for part in read.values():  # whose files may number the same names in two ways
+        names = {category.get("id"): str(category.get("name")) for category in part.content["categories"]}
+        used |= {names.get(one.get("category_id")) for one in part.content["annotations"]}
+    classes = [str(category.get("name")) for category in categories if str(category.get("name")) in used]
     return OwnData(read["train"], read["val"], classes, lines, [])
 
 

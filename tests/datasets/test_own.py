@@ -1,6 +1,7 @@
 """What is found in a folder of one's own: which annotations, for which pictures, in which part."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -193,3 +194,44 @@ def test_lists_that_name_no_picture_are_told(data):
     (data / "ImageSets/Main/val.txt").write_text("straße", encoding="latin-1")
     with pytest.raises(ConversionError, match=r"Main/val.txt is not UTF-8, at byte 4; save it as UTF-8"):
         find_own_data(data)
+
+
+ODD = {
+    "categories[0] is a str, expected an object": dict(categories=["cat"]),
+    "annotations[0] is a NoneType, expected an object": dict(annotations=[None]),
+    "images[0] is a NoneType, expected an object": dict(images=[None]),
+    "category_id of annotations[0] is [1], expected int or float or str": dict(annotations=[dict(category_id=[1])]),
+    "id of images[0] is [1], expected int or float or str": dict(images=[dict(id=[1])]),
+    "file_name of images[0] is 5, expected str": dict(images=[dict(file_name=5)]),
+    "image id 7 is there 2 times": dict(images=[dict(id=7, file_name=name) for name in FILES[:2]]),
+}
+
+
+@pytest.mark.parametrize("words", ODD)
+def test_entries_of_another_kind_are_one_line(words, data):
+    write_pictures(data)
+    write_coco(data / "all.json", **ODD[words])
+    with pytest.raises(ConversionError) as error:
+        find_own_data(data)
+    assert str(error.value) == f"data/all.json: {words}"
+
+
+def test_two_files_may_number_classes_in_two_ways(data):
+    for role, first, more in (("train", 1, [dict(id=3, name="bird")]), ("val", 3, [])):
+        write_pictures(data / role)
+        write_coco(data / f"{role}.json")
+        whole = json.loads((data / f"{role}.json").read_text())
+        whole["categories"] = [dict(id=first, name="cat"), dict(id=first + 1, name="dog"), *more]
+        for i, one in enumerate(whole["annotations"]):
+            one["category_id"] = first + i % 2
+        (data / f"{role}.json").write_text(json.dumps(whole))
+    assert find_own_data(data).classes == ["cat", "dog"]
+
+
+def test_names_that_are_not_utf8_are_read(data):
+    for i in range(2):
+        xml = write_voc(data, f"cell{3 - i}", item("cat", 5, 5, 40, 40))
+        for file in (xml, data / f"JPEGImages/{xml.stem}.jpg"):
+            file.rename(file.with_name(os.fsdecode(b"\xdf%d" % i) + file.suffix))
+    found = find_own_data(data)
+    assert len(found.train.content["images"] + found.val.content["images"]) == 2 and not found.problems

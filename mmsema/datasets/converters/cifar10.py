@@ -8,6 +8,7 @@ import cv2
 from rich.progress import track
 
 from .coco import ConversionError
+from .files import read_picture
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PER_CLASS = dict(train=5000, test=1000)
@@ -40,7 +41,7 @@ def convert_cifar10(source: Union[str, Path], target: Union[str, Path]) -> Tuple
             folder.mkdir(parents=True, exist_ok=True)
             count = 0
             for path in sorted((source / name / label).iterdir()):
-                image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+                image = read_picture(path, cv2.IMREAD_UNCHANGED)
                 if image is None or image.shape != (SIDE, SIDE, 3):
                     what = "is not a picture" if image is None else f"has the shape {image.shape}"
                     problems.append(f"{path} {what}, {(SIDE, SIDE, 3)} is needed: left out")

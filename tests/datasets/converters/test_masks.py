@@ -1,5 +1,6 @@
 """tools/dataset_converters/nuclei.py and what it is made of, on folders in the layout of the Data Science Bowl."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -100,6 +101,28 @@ def test_pictures_that_cannot_be_used_are_named(tmp_path):
     assert [picture.path.stem for picture in pictures] == ["good"]
     assert [Path(line.split(" does not have ")[0]).name for line in problems] == ["broken", "two", "unlabelled"]
     assert "a folder masks/" in problems[2]
+
+
+def test_names_that_are_not_utf8_are_read_and_split(tmp_path):
+    """OpenCV ends the process at such a path."""
+    for i in range(10):
+        folder = write(tmp_path / "source", f"cell{i}", [square(2, 2)])
+        name = os.fsdecode(b"stra\xdfe%d" % i)
+        (folder / f"images/cell{i}.png").rename(folder / f"images/{name}.png")
+        folder.rename(folder.parent / name)
+    lines, problems = convert_nuclei(tmp_path / "source", tmp_path / "out")
+    assert not problems
+    for split in ("train", "test"):
+        coco = COCO(tmp_path / f"out/annotations/instances_{split}.json")
+        assert coco.imgs and all((tmp_path / "out" / split / one["file_name"]).is_file() for one in coco.imgs.values())
+
+
+def test_what_file_managers_leave_is_no_mask(tmp_path):
+    folder = write(tmp_path, "a", [square(2, 2)])
+    for name in ("masks/.DS_Store", "images/.DS_Store", "images/Thumbs.db", "masks/._0.png"):
+        (folder / name).write_bytes(b"no picture")
+    (picture,), problems, _ = read_masks(tmp_path, "nucleus")
+    assert not problems and len(picture.objects) == 1
 
 
 def test_what_alpha_hides_is_told(tmp_path):
