@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +128,8 @@ def config_text(data: OwnData, facts: Facts, out: Path, folder: Path, arch: str,
     title = f"{name}, SEMA-{arch}, on {folder}: {train} + {val} pictures, {len(data.classes)} classes"
     return f'''# {title}.
 # Written by tools/make_config.py, to be changed as you like.
-# python tools/train.py {out}
-# python tools/test.py {out} {work_dir}/epoch_{epochs}.pth --show-dir pictures
+# {shlex.join(["python", "tools/train.py", str(out)])}
+# {shlex.join(["python", "tools/test.py", str(out), f"{work_dir}/epoch_{epochs}.pth", "--show-dir", "pictures"])}
 _base_ = {_text(base)}
 
 classes = ({", ".join(map(_text, data.classes))},)
@@ -262,10 +263,15 @@ def make_config(
     if 0 < len(bare) < len(objects):
         some = f"{len(bare)} of {len(objects)} objects have no mask (the first: annotation {bare[0]})"
         lines.append(f"{some}, so boxes alone are learnt")
+    both = data.train.content["annotations"] + data.val.content["annotations"]
+    crowds = sum(bool(one.get("iscrowd")) for one in both)
+    if crowds:
+        lines.append(f"{crowds} crowds are passed over, in training and evaluation")
     lines += audit(data, masks=not bare)
     facts = read_facts(data)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(config_text(data, facts, out, folder, arch, weights and str(weights)))
+    text = config_text(data, facts, out, folder, arch, weights and str(weights))
+    out.write_text(text, encoding="utf-8", errors="backslashreplace")  # so Python writes what is not UTF-8 in a name
     (width, height), many = facts.sizes.most_common(1)[0]
     train, val = facts.pictures
     classes = ", ".join(data.classes[:8]) + (", ..." if len(data.classes) > 8 else "")

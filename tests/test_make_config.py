@@ -125,12 +125,16 @@ def test_annotations_that_cannot_be_read_are_not_passed_over(spoil, words, work)
 
 def test_pictures_of_no_list_are_counted(work):
     for name in "abcd":
-        write_voc(work / "data", name, item("cat", 1, 1, 40, 40))
+        write_voc(
+            work / "data", name, item("cat", 1, 1, 40, 40), *[item("cat", 1, 1, 9, 9, difficult=1)] * (name < "c")
+        )
     lists = work / "data/ImageSets/Main"
     lists.mkdir(parents=True)
     (lists / "train.txt").write_text("a\nc\n")
     (lists / "val.txt").write_text("b\n")
-    lines = make_config("data", "mine.py")
+    lines = make_config("data", "my own.py")
+    assert "2 crowds are passed over, in training and evaluation" in lines
+    assert "# python tools/train.py 'my own.py'\n" in Path("my own.py").read_text()
     assert "left out: 1 pictures are in neither list, train.txt or val.txt: d" in lines
     assert files(content("data/mmsema/instances_train.json")) == ["a", "c"]
 

@@ -16,6 +16,7 @@ def main() -> None:
     from mmsema.engine import UsageError
     from mmsema.make_config import make_config
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     try:
         lines = make_config(arguments.data, arguments.out, arguments.backbone, arguments.name, arguments.weights)
     except UsageError as error:

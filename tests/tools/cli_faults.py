@@ -120,6 +120,10 @@ FAULTS: List[Fault] = [
         "{digits} --out-dir {tmp}/notes.txt",
         ("notes.txt is a file, not a folder",),
     ),
+    *(
+        Fault(f"{tool} to no folder", tool, f"{arguments} --out-dir {{tmp}}/notes.txt", ("notes.txt is a file, not a",))
+        for tool, arguments in (("dispersion", "--quick"), ("mixer_cost", "--quick"), ("evidence", "nuclei --report"))
+    ),
     Fault(
         "weights to no folder",
         "publish_model",

@@ -15,6 +15,9 @@ TOOLS = dict(
     get_flops="tools/analysis_tools/get_flops.py",
     check_config="tools/analysis_tools/check_config.py",
     browse_dataset="tools/analysis_tools/browse_dataset.py",
+    dispersion="tools/analysis_tools/dispersion.py",
+    mixer_cost="tools/analysis_tools/mixer_cost.py",
+    evidence="tools/analysis_tools/evidence.py",
     export="tools/deployment/export.py",
     publish_model="tools/model_converters/publish_model.py",
 )

@@ -32,10 +32,12 @@ def main() -> None:
     from mmsema.analysis import dispersion
     from mmsema.checkpoint import CheckpointError
     from mmsema.engine import UsageError
+    from mmsema.engine.errors import require_folder
 
     sides = dispersion.QUICK_SIDES if arguments.quick else dispersion.SIDES
     queries = min(arguments.queries, 64) if arguments.quick else arguments.queries
     try:
+        require_folder("--out-dir", arguments.out_dir)
         rows = dispersion.dispersion(
             arguments.config, arguments.checkpoint, arguments.pictures, sides, queries, arguments.seed
         )

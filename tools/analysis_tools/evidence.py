@@ -31,6 +31,7 @@ def main() -> int:
     from rich.table import Table
 
     from mmsema.engine import UsageError, ignore_known_warnings
+    from mmsema.engine.errors import require_folder
     from mmsema.evidence import report
     from mmsema.evidence.run import Run, RunError, Runner
     from mmsema.evidence.store import read_lines
@@ -51,6 +52,7 @@ def main() -> int:
 
         runner = Runner(out_dir, work_dir, arguments.quick, watch)
         try:
+            require_folder("--out-dir", out_dir)
             runs = [] if arguments.report else runner.plan(arguments.table, arguments.rows, seeds)
         except UsageError as error:
             progress.stop()

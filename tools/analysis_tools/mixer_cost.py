@@ -26,11 +26,17 @@ def main() -> None:
 
     from mmsema.benchmark import mixer_cost
     from mmsema.benchmark.report import environment
+    from mmsema.engine.errors import UsageError, require_folder
     from mmsema.models.mixers import MIXERS
 
     unknown = sorted(set(arguments.mixers or ()) - set(MIXERS))
     if unknown:
         parser.error(f"--mixers must be among {', '.join(MIXERS)}, got {', '.join(unknown)}")
+    try:
+        require_folder("--out-dir", arguments.out_dir)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     pixels = mixer_cost.QUICK_PIXELS if arguments.quick else mixer_cost.PIXELS
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
     remarks = environment(arguments.device)
