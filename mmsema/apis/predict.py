@@ -154,11 +154,9 @@ class _Output:
         if problems and count == 1:
             raise UsageError(problems[0])
         missing = video.frame_cnt - count
-        return (
-            problems or [f"{path}: the last {missing} of {video.frame_cnt} frames cannot be read"]
-            if missing > 0
-            else []
-        )
+        if missing > 0 and not problems:
+            problems = [f"{path}: the last {missing} of {video.frame_cnt} frames cannot be read"]
+        return problems
 
     @staticmethod
     def _video_writer(target: Path, fps: float, size: Tuple[int, int]) -> cv2.VideoWriter:

@@ -211,16 +211,16 @@ def test_a_video_that_is_not_written_or_stops_is_told(work, monkeypatch):
     Path(name).rename("clip.avi")
     whole, frames = Detector.predict, []
 
-    def fails_at_the_second(self, image, *arguments):
+    def fails_at_the_last(self, image, *arguments):
         frames.append(image)
-        if len(frames) == 2:
+        if len(frames) == 3:
             raise RuntimeError("out of\nmemory")
         return whole(self, image, *arguments)
 
-    monkeypatch.setattr(Detector, "predict", fails_at_the_second)
+    monkeypatch.setattr(Detector, "predict", fails_at_the_last)
     found = predict(DETECTOR, "detector.pth", "clip.avi", "other", device="cpu")
-    assert found.problems == ["clip.avi: frame 2 of 3, the last one looked at: out of memory"]
-    assert {one["image_id"] for one in json.loads(found.file.read_text())} == {1}
+    assert found.problems == ["clip.avi: frame 3 of 3, the last one looked at: out of memory"]
+    assert {one["image_id"] for one in json.loads(found.file.read_text())} == {1, 2}
 
 
 def test_a_classifier_lists_the_best_classes(work):
