@@ -22,6 +22,7 @@ class SEMAMixer(Mixer):
     """
 
     scale: Optional[float] = None  # of the scores; None is d ** -0.5
+    rope: Optional[Tensor]
 
     def __init__(self, channels: int, num_heads: int, window_size: int, averaging: str = "mean") -> None:
         super().__init__(channels, num_heads, window_size)
