@@ -83,3 +83,19 @@ def test_errors_are_one_line(config, words, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         runpy.run_path(TOOL, run_name="__main__")
     assert words in capsys.readouterr().err
+
+
+def test_data_that_training_refuses_is_not_drawn(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    make_shapes("data/shapes", dict(train=1))
+    monkeypatch.setattr(sys, "argv", [TOOL, "mask-rcnn_sema-pico_fpn_shapes"])
+    file = Path("data/shapes/annotations/instances_train.json")
+    for path, content, words in (
+        (Path("data/shapes/train/000000.jpg"), b"", "picture of 0 bytes: image 1, '000000.jpg'"),
+        (file, file.read_bytes()[:100], "annotation file is not JSON"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(TOOL, run_name="__main__")
+        assert f"error: {file}: {words}" in capsys.readouterr().err
