@@ -191,12 +191,12 @@ def load_weights(model: nn.Module, checkpoint: Source, min_matched: float = 0.5,
                 f"{source} has no tensor whose name starts with {prefix!r}; it looks like {describe(state)}"
             )
     target = model.state_dict()
+    chosen, report = match_weights(target, checkpoint, source, min_matched)
     if any(tensor.is_meta for tensor in target.values()):
         raise CheckpointError(
             f"the model is on the meta device, which holds no numbers: call model.to_empty(device=...) before {source} "
             "is loaded into it"
         )
-    chosen, report = match_weights(target, checkpoint, source, min_matched)
     model.load_state_dict(chosen, strict=False)
     print_log(str(report), logger="current")
     return report
