@@ -271,9 +271,8 @@ class SEMA(BaseModule):
         if x.ndim != 4 or x.shape[1] != 3 or x.shape[2] == 0 or x.shape[3] == 0:
             raise ValueError(f"x must be images of shape (B, 3, H, W), H and W at least 1, got {tuple(x.shape)}")
         sizes = picture_sizes(x, sizes, self.pad_value)
-        is_copy = not x.is_contiguous(memory_format=torch.channels_last)
-        images = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels_last in a way that vmap knows
-        x = self.stem(zero_outside(images, sizes, height_dim=2, inplace=is_copy), sizes)
+        images = x.contiguous(memory_format=torch.channels_last)
+        x = self.stem(zero_outside(images, sizes, height_dim=2, inplace=images is not x), sizes)
         sizes = halve(halve(sizes))
         outputs = []
         for i, blocks in enumerate(self.stages):

@@ -129,23 +129,6 @@ def test_the_pictures_are_left_as_they_are(memory_format):
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize("mixer", ["sema", "linear"])
-def test_gradients_of_every_picture_by_vmap(mixer):
-    model = pico(mixer=mixer, pad_value=None).eval()
-    parameters = dict(model.named_parameters())
-
-    def loss(parameters, picture):
-        outputs = torch.func.functional_call(model, parameters, picture[None])
-        return sum(out.square().mean() for out in outputs)
-
-    pictures = torch.randn(3, 3, 40, 33)
-    found = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, pictures)
-    for i, picture in enumerate(pictures):
-        expected = torch.func.grad(loss)(parameters, picture)
-        for name, gradient in expected.items():
-            torch.testing.assert_close(found[name][i], gradient, rtol=1e-3, atol=1e-5, msg=name)
-
-
 def test_second_derivatives_by_the_padded_backend():
     """Of a sum of squares along a direction: by two gradients, by jvp of one, and by differences."""
     torch.manual_seed(0)
