@@ -12,6 +12,7 @@ import torch
 from commands import run
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from voc_files import item, write_voc
 
 from mmsema.datasets.shapes import CLASSES, make_shapes
 from mmsema.engine import UsageError
@@ -19,8 +20,6 @@ from mmsema.engine.check import find_faults
 from mmsema.make_config import make_config
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests/datasets/converters"))
-from test_voc import item, write_voc  # noqa: E402
 
 NAMES = [f"cell{i}" for i in range(10)]  # of which cell3 and cell5 are held out
 

@@ -56,7 +56,7 @@ def picture_sizes(x: Tensor, sizes: Optional[Tensor], pad_value: Optional[float]
 
 
 def batch_norm(norm: _BatchNorm, x: Tensor, sizes: Optional[Tensor]) -> Tensor:
-    """``norm`` of a map (B, C, H, W); in training its statistics are those of the real tokens, and it is 0 outside.
+    """``norm`` of a map (B, C, H, W); the statistics of a batch are those of its real tokens, and then it is 0 outside.
 
     Where the sizes can be read, what x holds outside is overwritten.
     """

@@ -2,18 +2,15 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from voc_files import item, write_voc
 
 from mmsema.datasets.converters.coco import ConversionError
 from mmsema.datasets.own import find_own_data
-
-sys.path.insert(0, str(Path(__file__).parent / "converters"))
-from test_voc import item, write_voc  # noqa: E402
 
 FILES = [f"cell{i}.png" for i in range(10)]  # of which cell3 and cell5 are held out
 
