@@ -9,10 +9,11 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..benchmark.report import environment
 from ..engine.config import check_data, read_config
@@ -134,7 +135,7 @@ def versions(run: Run) -> Line:
 
 
 class Runner:
-    """Runs what is not in the results yet.
+    """Runs what is not in the results yet, from one thread or several.
 
     Args:
         out_dir: folder of the tables' files.
@@ -145,8 +146,9 @@ class Runner:
 
     def __init__(self, out_dir: Path, work_dir: Path, quick: bool, watch: Callable[[Run, Optional[int]], None]) -> None:
         self.out_dir, self.work_dir, self.quick, self.watch = out_dir, work_dir, quick, watch
-        self.child: Optional[subprocess.Popen] = None
+        self.children: Set[subprocess.Popen] = set()
         self.signum = 0
+        self.reading = threading.Lock()  # mmengine reads configs in one thread at a time
         self.versions: Dict[str, Line] = {}
 
     def plan(self, name: str, rows: Optional[Sequence[str]], seeds: Sequence[int]) -> List[Run]:
@@ -191,7 +193,8 @@ class Runner:
         if run.tested:
             command = run.test_command(self._checkpoint(run.tested))
             if table.every > 1 and not self.quick:
-                command += every_nth(run, table)
+                with self.reading:
+                    command += every_nth(run, table)
         else:
             command = run.train_command()
         text = shlex.join(["python", *command])
@@ -209,8 +212,9 @@ class Runner:
             metrics, costs = results(run)
         if metrics is None:
             raise RunError(f"no {', '.join(table.metrics.values())} in the scalars of {run.folder}")
-        if run.config not in self.versions:
-            self.versions[run.config] = versions(run)
+        with self.reading:
+            if run.config not in self.versions:
+                self.versions[run.config] = versions(run)
         numbers = {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in costs.items()}
         names = dict(row=run.row, seed=run.seed)
         # a results file goes to other machines
@@ -238,25 +242,28 @@ class Runner:
         output = run.folder / "output.txt"
         environ = dict(os.environ, OMP_NUM_THREADS="1")
         with open(output, "w") as file:
-            self.child = subprocess.Popen(
+            child = subprocess.Popen(
                 [sys.executable, script, *command[1:]], stdout=file, stderr=file, env=environ, pass_fds=[lock]
             )
-            while self.child.poll() is None:
+            self.children.add(child)
+            if self.signum:  # it came before the child was known
+                child.send_signal(self.signum)
+            while child.poll() is None:
                 self.watch(run, last_iteration(run.folder))
                 time.sleep(WAIT)
-        code, self.child = self.child.returncode, None
+        self.children.discard(child)
         if self.signum:
             raise KeyboardInterrupt
-        if code:
+        if code := child.returncode:
             lines = output.read_text(errors="replace").splitlines()
             errors = [line for line in lines if line.startswith("error: ")] or [line for line in lines if line.strip()]
             raise RunError(f"{errors[-1] if errors else 'no output'} (exit code {code}, all of it in {output})")
 
     def stop(self, signum: int, _: Any = None) -> None:
-        """A signal's handler: the run that is going on saves and ends, then this process does."""
+        """A signal's handler: the runs that are going on save and end, then this process does."""
         self.signum = signum
-        if self.child is not None:
-            self.child.send_signal(signum)
+        for child in self.children.copy():
+            child.send_signal(signum)
 
     def listen(self) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):

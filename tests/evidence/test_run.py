@@ -49,7 +49,11 @@ def event(step):
         if options["do"] == "kill":
             os.kill(os.getppid(), 9)
             os.kill(os.getpid(), 9)
-        time.sleep(60)
+        began = time.time()
+        while options["do"] == "wait" or Path("calls.txt").read_text().count(step) < 2:  # or "meet" another run
+            if time.time() - began > 60:
+                sys.exit("error: waited in vain")
+            time.sleep(0.02)
 
 score = float(options.get("score", 0.25)) + 0.125 * float(options.get("randomness.seed", 0))
 done = int(pointer.read_text()[-5]) if kind == "train" and pointer.exists() else 0
@@ -167,6 +171,32 @@ def test_sigterm_ends_the_run_too(project, monkeypatch, capfd):
     assert evidence(monkeypatch, "--seeds", 0) == 0  # the folder's lock went with the process
 
 
+def test_several_at_once(project, monkeypatch, capsys):
+    set_table(monkeypatch, a="at=epoch1 do=meet", b="at=epoch1 do=meet")
+    assert evidence(monkeypatch, "--seeds", 0, "--jobs", 2) == 0
+    assert sorted(line["row"] for line in read_lines(Path("results/tiny.csv"))) == ["a", "b"]
+    with pytest.raises(SystemExit, match="2"):
+        sys.exit(evidence(monkeypatch, "--jobs", 0))
+    assert "--jobs must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_sigterm_ends_all_that_run_at_once(project, monkeypatch, capfd):
+    set_table(monkeypatch, a="at=epoch1 do=wait", b="at=epoch1 do=wait")
+    pid = os.fork()
+    if not pid:
+        os._exit(evidence(monkeypatch, "--seeds", 0, 1, "--jobs", 2))
+    while not Path("calls.txt").exists() or len(calls()) < 2:
+        time.sleep(0.02)
+    began = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
+    assert time.monotonic() - began < 30  # the scripts wait for 60
+    assert "stopped; the same command goes on" in capfd.readouterr().err
+    time.sleep(0.5)
+    assert sorted(calls()) == ["train a_seed0 epoch1", "train b_seed0 epoch1"]  # nothing was started after it
+    assert evidence(monkeypatch, "--seeds", 0, "--jobs", 2) == 0  # and no folder is locked
+
+
 def test_a_run_of_another_process_is_left_to_it(project, monkeypatch, capsys):
     import fcntl
 
@@ -219,8 +249,10 @@ def test_quick_runs_do_not_enter_the_results(project, monkeypatch):
     assert evidence(monkeypatch, "--quick") == 0
     assert not Path("results").exists()
     lines = read_lines(Path("outputs/evidence/tiny.csv"))
-    assert [(line["row"], line["seed"]) for line in lines] == [("a", "0"), ("b", "0")]
-    assert lines[0]["options"] == "quick=1 score=0.25"
+    assert {line["row"]: (line["seed"], line["options"]) for line in lines} == {
+        "a": ("0", "quick=1 score=0.25"),
+        "b": ("0", "quick=1 score=0.5"),
+    }
     runner = module.Runner(Path("results"), Path("work_dirs"), True, lambda run, at: None)
     runs = runner.plan("resolution", None, [0])
     assert len(runs) == len(TABLES["resolution"].rows) / 3 and {run.tested.row for run in runs} >= {"sema", "window"}
@@ -281,6 +313,7 @@ def test_real_runs_killed_and_gone_on_with(tmp_path):
         os.killpg(process.pid, signal.SIGKILL)
     subprocess.run(command, cwd=tmp_path, check=True)
     lines = read_lines(tmp_path / "outputs/evidence/shapes.csv")
+    lines.sort(key=lambda line: line["row"] != "sema")  # two run at once
     assert [line["row"] for line in lines] == ["sema", "convnext"]
     assert lines[0]["iterations"] == "2" and 0 < float(lines[0]["seconds"]) < 20 and float(lines[0]["memory_mb"]) > 300
     assert int(lines[0]["backbone_parameters"]) == 1_943_440 < int(lines[0]["parameters"])

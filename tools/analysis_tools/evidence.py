@@ -6,8 +6,11 @@ What is in the table's file already is not run again; a run that was stopped goe
 """
 
 import argparse
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Dict
 
 
 def main() -> int:
@@ -17,6 +20,9 @@ def main() -> int:
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="by default all")
     parser.add_argument("--quick", action="store_true", help="a few iterations of each row, one seed")
     parser.add_argument(
+        "--jobs", type=int, help="runs at once, of one thread each (default: 1; one a processor, at most 4, if --quick)"
+    )
+    parser.add_argument(
         "--out-dir", type=Path, help="folder of TABLE.csv (default: results; outputs/evidence if --quick)"
     )
     parser.add_argument("--work-dir", type=Path, help="folder of the runs (default: work_dirs/evidence, or -quick)")
@@ -25,6 +31,11 @@ def main() -> int:
     out_dir = arguments.out_dir or Path("outputs/evidence" if arguments.quick else "results")
     work_dir = arguments.work_dir or Path("work_dirs/evidence" + ("-quick" if arguments.quick else ""))
     seeds = arguments.seeds[:1] if arguments.quick else arguments.seeds
+    jobs = arguments.jobs
+    if jobs is None:
+        jobs = min(4, len(os.sched_getaffinity(0))) if arguments.quick else 1
+    if jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {jobs}")
 
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -42,13 +53,28 @@ def main() -> int:
     ignore_known_warnings()
     console = Console(width=None if sys.stdout.isatty() else 140)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    failed = 0
+    now: Dict[Run, str] = {}  # what goes on
     with Progress(*columns, console=console, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task("starting", total=None)
 
         def watch(run: Run, iteration: "int | None") -> None:
-            at = f", iteration {iteration}" if iteration else ""
-            progress.update(bar, description=f"seed {run.seed}, {run.row}{at}")
+            now[run] = f"seed {run.seed}, {run.row}" + (f", iteration {iteration}" if iteration else "")
+            progress.update(bar, description="\n".join(now.copy().values()))
+
+        def take(run: Run) -> bool:
+            """Run one if it is not there, say what came of it, and return whether it failed."""
+            name, error = f"seed {run.seed}, {run.row}", None
+            try:
+                done = runner.find_done(run)
+                line = done or runner.run(run)
+                text = f"{name}: " + (", ".join(f"{m} {line[m]}" for m in TABLES[run.table].metrics) if line else "")
+                text += " (was there)" if done else "" if line else "another process is at it"
+            except RunError as caught:
+                error, text = caught, f"failed: {name}: {caught}"
+            now.pop(run, None)
+            progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            progress.advance(bar)
+            return error is not None
 
         runner = Runner(out_dir, work_dir, arguments.quick, watch)
         try:
@@ -60,25 +86,13 @@ def main() -> int:
             return 2
         runner.listen()
         progress.update(bar, total=len(runs))
-        for run in runs:
-            name = f"seed {run.seed}, {run.row}"
-            try:
-                done = runner.find_done(run)
-                line = done or runner.run(run)
-                text = f"{name}: " + (", ".join(f"{m} {line[m]}" for m in TABLES[run.table].metrics) if line else "")
-                progress.console.print(
-                    text + (" (was there)" if done else "" if line else "another process is at it"),
-                    highlight=False,
-                    soft_wrap=True,
-                )
-            except RunError as error:
-                failed += 1
-                progress.console.print(f"failed: {name}: {error}", markup=False, highlight=False, soft_wrap=True)
-            except KeyboardInterrupt:
-                progress.stop()
-                print("stopped; the same command goes on", file=sys.stderr)
-                return 128 + runner.signum
-            progress.advance(bar)
+        try:
+            with ThreadPoolExecutor(jobs) as pool:
+                failed = sum(pool.map(take, runs))
+        except KeyboardInterrupt:
+            progress.stop()
+            print("stopped; the same command goes on", file=sys.stderr)
+            return 128 + runner.signum
 
     lines = read_lines(out_dir / f"{arguments.table}.csv")
     header, *rows = report.cells(arguments.table, lines)
