@@ -156,19 +156,22 @@ def test_goes_on_after_a_kill(project, monkeypatch, step, after):
     assert own.count("train epoch1") == 1 and own[-1] == f"{after} evaluation"
 
 
-def test_sigterm_ends_the_run_too(project, monkeypatch, capfd):
-    set_table(monkeypatch, a="at=epoch1 do=wait")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_sigterm_ends_what_runs(project, monkeypatch, capfd, jobs):
+    set_table(monkeypatch, a="at=epoch1 do=wait", b="at=epoch1 do=wait")
     pid = os.fork()
     if not pid:
-        os._exit(evidence(monkeypatch, "--seeds", 0))
-    while not Path("calls.txt").exists():
+        os._exit(evidence(monkeypatch, "--seeds", 0, 1, "--jobs", jobs))
+    while not Path("calls.txt").exists() or len(calls()) < jobs:
         time.sleep(0.02)
     began = time.monotonic()
     os.kill(pid, signal.SIGTERM)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
-    assert time.monotonic() - began < 30  # the script waits for 60
+    assert time.monotonic() - began < 30  # the scripts wait for 60
     assert "stopped; the same command goes on" in capfd.readouterr().err
-    assert evidence(monkeypatch, "--seeds", 0) == 0  # the folder's lock went with the process
+    time.sleep(0.5)
+    assert sorted(calls()) == [f"train {row}_seed0 epoch1" for row in "ab"[:jobs]]  # nothing was started after it
+    assert evidence(monkeypatch, "--seeds", 0, "--rows", "a") == 0  # the folder's lock went with the process
 
 
 def test_several_at_once(project, monkeypatch, capsys):
@@ -178,23 +181,6 @@ def test_several_at_once(project, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="2"):
         sys.exit(evidence(monkeypatch, "--jobs", 0))
     assert "--jobs must be at least 1, got 0" in capsys.readouterr().err
-
-
-def test_sigterm_ends_all_that_run_at_once(project, monkeypatch, capfd):
-    set_table(monkeypatch, a="at=epoch1 do=wait", b="at=epoch1 do=wait")
-    pid = os.fork()
-    if not pid:
-        os._exit(evidence(monkeypatch, "--seeds", 0, 1, "--jobs", 2))
-    while not Path("calls.txt").exists() or len(calls()) < 2:
-        time.sleep(0.02)
-    began = time.monotonic()
-    os.kill(pid, signal.SIGTERM)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 143
-    assert time.monotonic() - began < 30  # the scripts wait for 60
-    assert "stopped; the same command goes on" in capfd.readouterr().err
-    time.sleep(0.5)
-    assert sorted(calls()) == ["train a_seed0 epoch1", "train b_seed0 epoch1"]  # nothing was started after it
-    assert evidence(monkeypatch, "--seeds", 0, "--jobs", 2) == 0  # and no folder is locked
 
 
 def test_a_run_of_another_process_is_left_to_it(project, monkeypatch, capsys):
