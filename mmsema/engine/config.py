@@ -28,6 +28,7 @@ DATA_HELP = {
     "docs/segmentation.md shows the layout",
     "nuclei": "docs/datasets.md says how to get and convert the nuclei of the 2018 Data Science Bowl",
     "cifar10": "docs/datasets.md says how to get CIFAR-10 as folders of pictures",
+    "rsscn7": "docs/datasets.md says how to get and split RSSCN7",
     "shapes": "make it with: python tools/make_shapes.py data/shapes",
 }
 # the variable that the processes of a launcher have, and what starts them

@@ -15,7 +15,7 @@ from typing import Dict
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", help="nuclei, shapes, cifar10, ablations, whole-picture or resolution")
+    parser.add_argument("table", help="nuclei, shapes, cifar10, rsscn7, ablations, whole-picture or resolution")
     parser.add_argument("--seeds", nargs="+", type=int, default=(0, 1, 2), help="default: 0 1 2")
     parser.add_argument("--rows", nargs="+", metavar="ROW", help="by default all")
     parser.add_argument("--quick", action="store_true", help="a few iterations of each row, one seed")

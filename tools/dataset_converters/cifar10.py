@@ -6,7 +6,7 @@ from conversion import parse, run
 def main() -> None:
     arguments = parse(__doc__, "the folder with train/ and test/", "data/cifar10")
 
-    from mmsema.datasets.converters.cifar10 import convert_cifar10
+    from mmsema.datasets.converters.class_folders import convert_cifar10
 
     run(convert_cifar10, arguments)
 

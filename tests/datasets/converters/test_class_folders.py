@@ -1,4 +1,4 @@
-"""tools/dataset_converters/cifar10.py on a small folder."""
+"""tools/dataset_converters/cifar10.py and rsscn7.py on small folders."""
 
 from pathlib import Path
 
@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 import pytest
 
-from mmsema.datasets.converters import cifar10
-from mmsema.datasets.converters.cifar10 import CLASSES, convert_cifar10
-from mmsema.datasets.converters.coco import ConversionError
+from mmsema.datasets.converters import class_folders
+from mmsema.datasets.converters.class_folders import CIFAR10, RSSCN7, convert_cifar10, convert_rsscn7
+from mmsema.datasets.converters.coco import ConversionError, is_held_out
 
 
 @pytest.fixture
 def source(tmp_path, monkeypatch) -> Path:
     """Two pictures of every class to train on and one to test."""
-    monkeypatch.setattr(cifar10, "PER_CLASS", dict(train=2, test=1))
+    monkeypatch.setattr(class_folders, "CIFAR10_PER_CLASS", dict(train=2, test=1))
     rng = np.random.default_rng(0)
-    for split, count in cifar10.PER_CLASS.items():
-        for label in CLASSES:
+    for split, count in class_folders.CIFAR10_PER_CLASS.items():
+        for label in CIFAR10:
             folder = tmp_path / "source" / split / label
             folder.mkdir(parents=True)
             for i in range(count):
@@ -34,10 +34,10 @@ def test_a_copy_that_mmpretrain_reads(source, tmp_path):
         f"{tmp_path / 'out' / name}: {n} pictures of 10 classes" for name, n in (("train", 20), ("test", 10))
     ]
     data = CustomDataset(data_root=str(tmp_path / "out"), data_prefix=dict(img_path="train"), with_label=True)
-    assert tuple(data.CLASSES) == CLASSES and len(data) == 20
+    assert tuple(data.CLASSES) == CIFAR10 and len(data) == 20
     for item in data:
         path = Path(item["img_path"])
-        assert path.parent.name == CLASSES[item["gt_label"]]
+        assert path.parent.name == CIFAR10[item["gt_label"]]
         assert path.read_bytes() == (source / path.relative_to(tmp_path / "out")).read_bytes()
 
 
@@ -59,3 +59,32 @@ def test_another_layout_is_one_line(case, source, tmp_path):
         convert_cifar10(tmp_path / "nowhere" if case == "missing" else source, target)
     words = dict(missing="has none", fewer="frog, horse, kitten, ship", same="must be another folder than source")
     assert words[case] in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_rsscn7_is_split_by_names(tmp_path, monkeypatch):
+    monkeypatch.setattr(class_folders, "RSSCN7_PER_CLASS", 10)
+    source, target = tmp_path / "RSSCN7", tmp_path / "out"
+    (source / ".git").mkdir(parents=True)
+    (source / "README.md").touch()
+    for label in RSSCN7:
+        (source / label).mkdir()
+        for i in range(10):
+            cv2.imwrite(str(source / label / f"{label[0]}{i:03d}.jpg"), np.full((400, 400, 3), i, np.uint8))
+    lines, problems = convert_rsscn7(source, target)
+    held = {
+        f"{label}/{label[0]}{i:03d}.jpg" for label in RSSCN7 for i in range(10) if is_held_out(f"{label[0]}{i:03d}")
+    }
+    assert not problems and 0 < len(held) < 35
+    assert lines == [
+        f"{target}/train: {70 - len(held)} pictures of 7 classes",
+        f"{target}/test: {len(held)} pictures of 7 classes",
+    ]
+    assert {str(path.relative_to(target / "test")) for path in target.glob("test/*/*")} == held
+    assert len(list(target.glob("train/*/*"))) == 70 - len(held)
+    cv2.imwrite(str(source / "eForest/e000.jpg"), np.zeros((400, 300, 3), np.uint8))
+    shown, counted = convert_rsscn7(source, tmp_path / "again")[1]
+    assert "e000.jpg has the shape (400, 300, 3), (400, 400, 3) is needed" in shown
+    assert "eForest has 9 pictures, RSSCN7 has 10 there" in counted
+    (source / "hSea").mkdir()
+    with pytest.raises(ConversionError, match="must hold the folders aGrass, .*, has aGrass, .*, hSea"):
+        convert_rsscn7(source, tmp_path / "third")
