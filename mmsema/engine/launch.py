@@ -1,7 +1,10 @@
 """Training and testing from a config, for mmdet, mmpretrain and mmseg alike."""
 
 import argparse
+import importlib
+import pickle
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import List
@@ -25,12 +28,31 @@ from .quiet import is_news
 from .resume import limit_waiting, protect, resume, saved_checkpoints
 
 
+def import_formatter(patience: float = 5.0) -> None:
+    """Import yapf, with which mmengine lays out the config for the log.
+
+    The first import of a new version writes a cache for all later ones, not at once: where several processes begin
+    together, some find it half written.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            importlib.import_module("yapf.yapflib.yapf_api")
+            return
+        except (EOFError, pickle.UnpicklingError) as error:
+            if time.monotonic() > deadline:
+                hint = "remove the folder YAPF from your cache folder (~/.cache on Linux)"
+                raise UsageError(f"yapf, which lays out configs, has a damaged cache ({error}); {hint}") from error
+            time.sleep(0.05)
+
+
 def build_runner(cfg: Config, min_matched: float) -> Runner:
     """The config's runner; it refuses checkpoints with less than the share ``min_matched`` of the model's tensors.
 
     Raises:
         UsageError: something in the config cannot be built.
     """
+    import_formatter()
     faults = [f"{path}: {text}" for path, text in missing_parts(cfg)]
     if faults:
         raise ConfigFaults(faults)

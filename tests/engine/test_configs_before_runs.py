@@ -1,5 +1,8 @@
 """What tools/train.py and tools/test.py make of a config and their arguments, before anything is built."""
 
+import multiprocessing
+import os
+import sys
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,3 +68,39 @@ def test_pictures_come_from_the_hook_that_the_config_has(tested):
 def test_learning_rate_is_not_scaled_without_a_batch_size(tmp_path):
     with pytest.raises(UsageError, match="--auto-scale-lr needs auto_scale_lr=dict"):
         launch.train(arguments(tmp_path, "auto_scale_lr = None", auto_scale_lr=True, amp=False, resume=None))
+
+
+def import_formatter(cache: Path, patience: float) -> None:
+    """In a process of its own: exit code 0 if it imports, 2 if it says that the cache is damaged."""
+    for name in [name for name in sys.modules if name.startswith("yapf")]:
+        del sys.modules[name]
+    os.environ["XDG_CACHE_HOME"] = str(cache)
+    try:
+        launch.import_formatter(patience)
+    except UsageError as error:
+        sys.exit(2 if "yapf, which lays out configs, has a damaged cache" in str(error) else 3)
+
+
+def test_a_half_written_cache_of_yapf_is_waited_for(tmp_path):
+    """As the processes of a distributed start find it on a new machine, one of which writes it."""
+
+    def start(patience: float) -> multiprocessing.Process:
+        process = multiprocessing.get_context("fork").Process(target=import_formatter, args=(tmp_path, patience))
+        process.start()
+        return process
+
+    def code(process: multiprocessing.Process) -> int:
+        process.join()
+        return process.exitcode
+
+    assert code(start(0)) == 0
+    (path,) = tmp_path.glob("YAPF/*/Grammar*.pickle")
+    whole = path.read_bytes()
+    for part in (0, 10000):
+        path.write_bytes(whole[:part])
+        assert code(start(0)) == 2
+    waiting = start(60)
+    waiting.join(1)
+    assert waiting.is_alive()
+    path.write_bytes(whole)
+    assert code(waiting) == 0
