@@ -69,6 +69,12 @@ def _epochs(number: int) -> str:
     return f"train_cfg.max_epochs={number} train_cfg.val_interval={number} param_scheduler.1.end={number}"
 
 
+def _first(train: int, test: int) -> str:
+    """That many pictures of each data set."""
+    sizes = dict(train=train, val=test, test=test)
+    return " ".join(f"{name}_dataloader.dataset.indices={size}" for name, size in sizes.items())
+
+
 # of 50 iterations, in place of two epochs; a checkpoint after each epoch
 WARM_UP = (
     "param_scheduler.1.begin=0 param_scheduler.0.by_epoch=False param_scheduler.0.end=50 "
@@ -76,7 +82,7 @@ WARM_UP = (
 )
 ACCURACY = {"accuracy": "accuracy/top1"}
 AP = {"mask AP": "coco/segm_mAP", "box AP": "coco/bbox_mAP"}
-QUICK_DETECTOR = "train_dataloader.dataset.indices=8 val_dataloader.dataset.indices=2 test_dataloader.dataset.indices=2"
+QUICK_DETECTOR = _first(8, 2)
 SHAPES = dict(config="mask-rcnn_sema-pico_fpn_shapes", options=f"{_epochs(1)} {COST}", metrics=AP, quick=QUICK_DETECTOR)
 ABLATED = "custom_imports.imports=[mmsema,mmsema.analysis.ablations] model.backbone.mixer="
 NUCLEI_SCALE = "test_dataloader.dataset.pipeline.1.scale_factor="
@@ -98,8 +104,7 @@ TABLES: Dict[str, Table] = {
         options=f"{_epochs(2)} {WARM_UP} {COST}",
         rows=CLASSIFIERS,
         metrics=ACCURACY,
-        quick="train_dataloader.dataset.indices=256 val_dataloader.dataset.indices=128 "
-        "test_dataloader.dataset.indices=128",
+        quick=_first(256, 128),
     ),
     "rsscn7": Table(
         title="RSSCN7 at 128 x 128: 4 epochs, 284 iterations of 32 pictures",
@@ -107,7 +112,7 @@ TABLES: Dict[str, Table] = {
         options=f"{_epochs(4)} {WARM_UP} {COST}",
         rows=CLASSIFIERS,
         metrics=ACCURACY,
-        quick="train_dataloader.dataset.indices=64 val_dataloader.dataset.indices=32 test_dataloader.dataset.indices=32",
+        quick=_first(64, 32),
     ),
     "ablations": Table(
         title="Shapes: SEMA with one thing changed",
