@@ -57,9 +57,12 @@ def main() -> int:
     with Progress(*columns, console=console, disable=not sys.stdout.isatty()) as progress:
         bar = progress.add_task("starting", total=None)
 
+        def show(done: int = 0) -> None:
+            progress.update(bar, advance=done, description="\n".join(now.copy().values()))
+
         def watch(run: Run, iteration: "int | None") -> None:
             now[run] = f"seed {run.seed}, {run.row}" + (f", iteration {iteration}" if iteration else "")
-            progress.update(bar, description="\n".join(now.copy().values()))
+            show()
 
         def take(run: Run) -> bool:
             """Run one if it is not there, say what came of it, and return whether it failed."""
@@ -73,7 +76,7 @@ def main() -> int:
                 error, text = caught, f"failed: {name}: {caught}"
             now.pop(run, None)
             progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            progress.advance(bar)
+            show(done=1)
             return error is not None
 
         runner = Runner(out_dir, work_dir, arguments.quick, watch)
