@@ -17,8 +17,8 @@ HEADER = """# Model zoo
 
 Written by docs/make_model_zoo.py from configs/metafile*.yml; change those instead. "not run" means that nobody has
 trained this here for all of its epochs. Results of the paper are the paper's. Weights are of small models on small
-data, in float16; the results beside them are theirs. The digits' have none, to keep the repository small: they take
-two minutes.
+data, in float16; the results beside them are theirs. Results without weights (digits, shapes, ResNet-18)
+are of runs whose weights are not kept here, to keep the repository small.
 """
 
 
