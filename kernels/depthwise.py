@@ -5,7 +5,7 @@
 they are cast to its dtype, as conv's would be. Weight and bias may be wider: they are rounded to the maps' dtype, and
 their gradients keep their own. ``sizes`` and ``backend`` are those of :func:`mmsema_kernels.sema_attention`: outside a
 picture of a padded batch the convolution reads 0, and the result and all gradients are 0. On a device no one looks at
-the numbers in ``sizes``: the kernels would read past a map that is smaller.
+the numbers in ``sizes``: those beyond the map count as the map's.
 """
 
 from functools import partial

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Launcher
+from .picture import picture
 from .token_mean import token_sum
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -23,18 +24,6 @@ BLOCK_CHANNELS = 64
 FORWARD_COLS, FORWARD_ROWS = 8, 16
 GRAD_COLS, GRAD_ROWS = 2, 32  # tall strips, as each writes ten float32 sums per channel
 NUM_WARPS = 1
-
-
-@triton.jit
-def _picture(sizes, H, W):
-    """Rows and columns of the program's picture: of ``sizes``, (B, 2), or of the whole map where that is None."""
-    if sizes is None:
-        h = H
-        w = W
-    else:
-        h = tl.load(sizes + 2 * tl.program_id(2))
-        w = tl.load(sizes + 2 * tl.program_id(2) + 1)
-    return h, w
 
 
 @triton.jit
@@ -129,7 +118,7 @@ def forward_kernel(
     col = tl.program_id(0) // BLOCKS * COLS + tl.arange(0, COLS)
     top = tl.program_id(1) * ROWS
     strip_end = tl.minimum(top + ROWS, H)
-    h, w = _picture(sizes, H, W)
+    h, w = picture(sizes, H, W)
     end = _end_of_rows(sizes, top, strip_end, tl.program_id(0) // BLOCKS * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(weight, channel, dtype)
@@ -224,7 +213,7 @@ def grad_kernel(
     col = strip * COLS + tl.arange(0, COLS)
     top = tl.program_id(1) * ROWS
     strip_end = tl.minimum(top + ROWS, H)
-    h, w = _picture(sizes, H, W)
+    h, w = picture(sizes, H, W)
     end = _end_of_rows(sizes, top, strip_end, strip * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(weight, channel, dtype)

@@ -40,7 +40,7 @@ def can_run_triton(v: Tensor, window_size: int, scale: float, rope: Optional[Ten
         reason = f"scale must be positive, got {scale}"
     elif rope is not None and rope.requires_grad:
         reason = "the kernels give no gradient for rope"
-    elif B > 65535 or H > 65535 or 2 * window_size * W * heads * d >= 2**31:
+    elif B > 65535 or H > 65535 or 2 * window_size * W * heads * d >= 2**31 or H * W >= 2**31:
         reason = f"the map is too large: {tuple(v.shape)}"
     return not reason, reason
 

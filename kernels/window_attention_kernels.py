@@ -9,23 +9,10 @@ every run. See README.md for the derivation and for what has been verified, wind
 import triton
 import triton.language as tl
 
+from .picture import picture
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def _picture(sizes, H, W):
-    """Rows and columns of the program's picture: of ``sizes``, (B, 2), or of the whole map where that is None.
-
-    Sizes beyond the map, which no one can check without waiting for the device, count as the map's.
-    """
-    if sizes is None:
-        h = H
-        w = W
-    else:
-        h = tl.minimum(tl.load(sizes + 2 * tl.program_id(2)), H)
-        w = tl.minimum(tl.load(sizes + 2 * tl.program_id(2) + 1), W)
-    return h, w
 
 
 @triton.jit
@@ -174,7 +161,7 @@ def forward_kernel(
     row, col, slots = _slots(WINDOW, TOKENS)
     token = (row * W + col)[:, None]
     channel = (head * D + tl.arange(0, D))[None, :]
-    h, w = _picture(sizes, H, W)
+    h, w = picture(sizes, H, W)
     q += first * q_stride + token * q_stride + channel
     k += first * k_stride + token * k_stride + channel
     v += first * v_stride + token * v_stride + channel
@@ -295,7 +282,7 @@ def backward_kernel(
     row, col, slots = _slots(WINDOW, TOKENS)
     token = (row * W + col)[:, None]
     channel = (head * D + tl.arange(0, D))[None, :]
-    h, w = _picture(sizes, H, W)
+    h, w = picture(sizes, H, W)
     q += first * q_stride + token * q_stride + channel
     k += first * k_stride + token * k_stride + channel
     v += first * v_stride + token * v_stride + channel

@@ -184,6 +184,7 @@ def like_cuda(**changes):
         (dict(shape=(2, 7, 7, 3, 64), dtype=torch.float32), dict(), "out of registers"),
         (dict(shape=(65536, 7, 7, 3, 16)), dict(), "too large"),
         (dict(shape=(1, 7, 10_000_000, 1, 16)), dict(), "too large"),
+        (dict(shape=(1, 65535, 32769, 1, 16)), dict(window_size=1), "too large"),
         (dict(), dict(window_size=9), "at most 8 x 8 tokens, got window_size=9"),
         (dict(), dict(scale=0.0), "scale must be positive"),
         (dict(), dict(rope=torch.zeros(1, requires_grad=True)), "no gradient for rope"),

@@ -1,5 +1,6 @@
 """LayerNorm: every backend against the formula in float64."""
 
+import importlib
 from functools import partial
 
 import pytest
@@ -176,3 +177,11 @@ def test_a_backend_named_by_the_environment_runs_in_compiled_graphs(monkeypatch)
     graphs = []
     torch.compile(layer_norm, backend=lambda graph, _: graphs.append(str(graph.graph)) or graph.forward)(*inputs)
     assert "mmsema" in graphs[0] or "_LayerNorm" in graphs[0] or "autograd_function" in graphs[0]
+
+
+def test_a_map_whose_last_program_would_count_past_int32_runs_in_pytorch(monkeypatch):
+    module = importlib.import_module("mmsema_kernels.layer_norm")
+    monkeypatch.setattr(module, "no_triton_on", lambda device: "")
+    small, large = (torch.empty(side, side, 4, device="meta") for side in (46_000, 46_340))
+    assert not module._why_not_triton(small)
+    assert "too large: (46340, 46340, 4)" in module._why_not_triton(large)
