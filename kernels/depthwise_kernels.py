@@ -118,10 +118,10 @@ def forward_kernel(
     col = tl.program_id(0) // BLOCKS * COLS + tl.arange(0, COLS)
     top = tl.program_id(1) * ROWS
     strip_end = tl.minimum(top + ROWS, H)
-    h, w = picture(sizes, H, W)
-    end = _end_of_rows(sizes, top, strip_end, tl.program_id(0) // BLOCKS * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(weight, channel, dtype)
+    h, w = picture(sizes, H, W)  # here, and first in grad_kernel: elsewhere Hopper's code takes more registers
+    end = _end_of_rows(sizes, top, strip_end, tl.program_id(0) // BLOCKS * COLS, h, w)
     b = _load_vector(bias + channel, dtype)
     if EPILOGUE == "residual":
         w4 += 1
@@ -206,6 +206,7 @@ def grad_kernel(
     Grid (C / BLOCK_C * strips in a row, strips in a column, B), channel blocks fastest. One program computes ROWS x
     COLS tokens of BLOCK_C channels.
     """
+    h, w = picture(sizes, H, W)
     BLOCKS: tl.constexpr = C // BLOCK_C
     dtype: tl.constexpr = x.dtype.element_ty
     channel = tl.program_id(0) % BLOCKS * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -213,7 +214,6 @@ def grad_kernel(
     col = strip * COLS + tl.arange(0, COLS)
     top = tl.program_id(1) * ROWS
     strip_end = tl.minimum(top + ROWS, H)
-    h, w = picture(sizes, H, W)
     end = _end_of_rows(sizes, top, strip_end, strip * COLS, h, w)
     first = tl.program_id(2).to(tl.int64) * H * W
     w0, w1, w2, w3, w4, w5, w6, w7, w8 = _load_taps(weight, channel, dtype)
