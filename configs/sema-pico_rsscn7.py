@@ -1,6 +1,6 @@
 # RSSCN7, pictures from above, SEMA-pico, reduced to 128 x 128 pixels. Where the pictures come from: docs/datasets.md.
 # python tools/train.py configs/sema-pico_rsscn7.py
-_base_ = "./sema-pico_digits.py"
+_base_ = "./sema-pico_cifar10.py"
 
 num_classes = 7
 data_preprocessor = dict(
@@ -16,18 +16,8 @@ train_pipeline = [
     dict(type="PackInputs"),
 ]
 test_pipeline = [dict(type="LoadImageFromFile"), dict(type="Resize", scale=128), dict(type="PackInputs")]
-dataset = dict(_delete_=True, type="CustomDataset", data_root="data/rsscn7", with_label=True)
-train_dataloader = dict(
-    batch_size=32,
-    num_workers=1,
-    persistent_workers=True,
-    dataset=dict(dataset, data_prefix=dict(img_path="train"), pipeline=train_pipeline),
-)
-val_dataloader = dict(
-    batch_size=32,
-    num_workers=1,
-    persistent_workers=True,
-    dataset=dict(dataset, data_prefix=dict(img_path="test"), pipeline=test_pipeline),
-)
+train_dataloader = dict(batch_size=32, dataset=dict(data_root="data/rsscn7", pipeline=train_pipeline))
+val_dataloader = dict(batch_size=32, dataset=dict(data_root="data/rsscn7", pipeline=test_pipeline))
 test_dataloader = val_dataloader
 auto_scale_lr = dict(base_batch_size=32)
+default_hooks = dict(logger=dict(interval=20))

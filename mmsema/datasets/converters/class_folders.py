@@ -24,8 +24,7 @@ def _check(source: Path, target: Path, folders: Iterable[Path], classes: Sequenc
     if source.resolve() == target.resolve():
         raise ConversionError(f"target must be another folder than source, got {target} twice")
     for folder in folders:
-        inside = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-        inside = [name for name in inside if name[0] != "."]
+        inside = sorted(path.name for path in folder.glob("[!.]*") if path.is_dir())
         if inside != list(classes):
             raise ConversionError(
                 f"{folder} must hold the folders {', '.join(classes)}, has {', '.join(inside) or 'none'}"
